@@ -1,0 +1,85 @@
+"""How a value lies in memory, in axis names.
+
+A fold of neighboring axes is free exactly where the strides allow it. This file turns shapes and
+strides into that knowledge, so that the lowering can ask "may these axes be folded without a copy?"
+without ever seeing a stride. It knows nothing of torch; shapes and strides are tuples of integers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .sizes import Dim, Dims
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The memory order of a value.
+
+    Attributes:
+        order: its axes from the outermost stride to the innermost; axes of size one are left out.
+        joins: pairs of axes `(a, b)` where one step along `a` is as long as all of `b`.
+        unit: the axis with stride one, if there is one.
+    """
+
+    order: Dim
+    joins: frozenset[tuple[str, str]]
+    unit: str | None
+
+    def folds(self, dim: Dim) -> bool:
+        """Whether these axes, in this order, fold into one dimension as a view.
+
+        Example:
+            >>> rows = layout((("a",), ("b",), ("c",)), (20, 5, 1), {"a": 3, "b": 4, "c": 5})
+            >>> rows.folds(("a", "b", "c")), rows.folds(("a", "c")), rows.folds(("b", "a"))
+            (True, False, False)
+        """
+        names = [name for name in dim if name in self.order]
+        return all(pair in self.joins for pair in itertools.pairwise(names))
+
+    def without(self, names: Sequence[str]) -> Layout:
+        """The layout once these axes are gone, where the others keep their strides."""
+        gone = set(names)
+        return Layout(
+            tuple(name for name in self.order if name not in gone),
+            frozenset(pair for pair in self.joins if not gone.intersection(pair)),
+            None if self.unit in gone else self.unit,
+        )
+
+
+def contiguous(dims: Dims, sizes: Mapping[str, int]) -> Layout:
+    """The layout of a freshly made value with these dimensions.
+
+    Example:
+        >>> contiguous((("h",), ("b", "w")), {"h": 4, "b": 1, "w": 10})
+        Layout(order=('h', 'w'), joins=frozenset({('h', 'w')}), unit='w')
+    """
+    order = tuple(name for dim in dims for name in dim if sizes[name] != 1)
+    return Layout(order, frozenset(itertools.pairwise(order)), order[-1] if order else None)
+
+
+def layout(dims: Dims, strides: Sequence[int], sizes: Mapping[str, int]) -> Layout:
+    """The layout of a tensor with these dimensions and strides.
+
+    An axis that stands twice (a diagonal) steps along both at once.
+    """
+    steps: dict[str, int] = {}
+    for dim, stride in zip(dims, strides, strict=True):
+        step = stride
+        for name in reversed(dim):
+            steps[name] = steps.get(name, 0) + step
+            step *= sizes[name]
+    steps = {name: step for name, step in steps.items() if sizes[name] != 1}
+    # Python's sort is stable: axes with equal strides (zero, when expanded) stay as they are
+    # written.
+    order = tuple(sorted(steps, key=lambda name: -steps[name]))
+    joins = {
+        (first, second)
+        for first in order
+        for second in order
+        if first != second and steps[first] == steps[second] * sizes[second]
+    }
+    unit = next((name for name in reversed(order) if steps[name] == 1), None)
+    return Layout(order, frozenset(joins), unit)

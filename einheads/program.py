@@ -1,0 +1,352 @@
+"""From steps to a callable: the only `exec`, the only cache, and so the only state.
+
+A call looks up its exact signature (shapes, strides, dtypes); a new signature looks up its coarse
+class (layouts, powers of two); a new class is planned, lowered and written; a new text is compiled.
+The text is symbolic in its sizes, so that all batch sizes share one program. This file knows
+nothing of the syntax of patterns, of modules or of parameters.
+"""
+
+from __future__ import annotations
+
+import linecache
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .candidates import Traits
+from .layout import layout
+from .lower import lower
+from .pattern import Pattern, parse
+from .plan import plan
+from .sizes import Bound, bind
+from .source import write
+from .steps import Steps
+
+
+class Declaration(NamedTuple):
+    """What is computed, as far as it is known before any tensor: plain constants, which tracers
+    accept.
+
+    Attributes:
+        text: the pattern.
+        bias: the axes of a bias, the last tensor of a call, separated by spaces; None for no bias.
+        names: a name for each tensor in the source, the bias too; None for `x1`, `x2`, ...
+    """
+
+    text: str
+    bias: str | None = None
+    names: tuple[str, ...] | None = None
+
+
+class CacheInfo(NamedTuple):
+    """The state of the cache.
+
+    Attributes:
+        programs: compiled functions.
+        signatures: exact shapes, strides and dtypes that lead to one of them by a single look-up.
+        compilations: functions compiled since the cache was last cleared.
+        max_programs: the bound of `programs`.
+        max_signatures: the bound of `signatures`.
+    """
+
+    programs: int
+    signatures: int
+    compilations: int
+    max_programs: int
+    max_signatures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A compiled function.
+
+    Attributes:
+        steps: what it does.
+        source: its text.
+        run: the function; takes the tensors and then the sizes named in `steps.given`.
+    """
+
+    steps: Steps
+    source: str
+    run: Callable[..., Tensor]
+
+
+_Signature = tuple[Any, ...]
+_Entry = tuple[Callable[..., Tensor], tuple[int, ...]]
+
+# A program is a few kilobytes; a signature a few hundred bytes.
+_MAX_PROGRAMS = 1024
+_MAX_SIGNATURES = 8192
+# A pattern has one program for most uses, and a handful where layouts differ.
+_SUSPICIOUS = 64
+
+
+class _Cache:
+    """Signatures to entries, coarse classes to programs, texts to compiled functions."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.signatures: dict[_Signature, _Entry] = {}
+        self.classes: dict[_Signature, Program] = {}
+        self.programs: dict[tuple[Declaration, Steps], Program] = {}
+        self.patterns: dict[str, Pattern] = {}
+        self.per_pattern: dict[str, int] = {}
+        self.compilations = 0
+
+    def clear(self) -> None:
+        with self.lock:
+            for program in self.programs.values():
+                linecache.cache.pop(program.run.__code__.co_filename, None)
+            for table in (
+                self.signatures,
+                self.classes,
+                self.programs,
+                self.patterns,
+                self.per_pattern,
+            ):
+                table.clear()
+            self.compilations = 0
+
+    def info(self) -> CacheInfo:
+        with self.lock:
+            return CacheInfo(
+                len(self.programs),
+                len(self.signatures),
+                self.compilations,
+                _MAX_PROGRAMS,
+                _MAX_SIGNATURES,
+            )
+
+    def pattern(self, text: str) -> Pattern:
+        found = self.patterns.get(text)
+        if found is None:
+            found = parse(text)
+            with self.lock:
+                if len(self.patterns) >= _MAX_PROGRAMS:
+                    self.patterns.clear()
+                self.patterns[text] = found
+        return found
+
+    def remember(self, signature: _Signature, entry: _Entry) -> None:
+        with self.lock:
+            if len(self.signatures) >= _MAX_SIGNATURES:
+                # The oldest half goes: dictionaries keep the order of insertion.
+                for old in list(self.signatures)[: _MAX_SIGNATURES // 2]:
+                    del self.signatures[old]
+            self.signatures[signature] = entry
+
+    def program(self, declaration: Declaration, pattern: Pattern, steps: Steps) -> Program:
+        with self.lock:
+            found = self.programs.get((declaration, steps))
+            if found is not None:
+                return found
+            if len(self.programs) >= _MAX_PROGRAMS:
+                compilations, per_pattern = self.compilations, dict(self.per_pattern)
+                self.clear()
+                self.compilations, self.per_pattern = compilations, per_pattern
+            self.compilations += 1
+            text = str(pattern)
+            self.per_pattern[text] = self.per_pattern.get(text, 0) + 1
+            if self.per_pattern[text] == _SUSPICIOUS:
+                warnings.warn(
+                    f"the pattern '{text}' has been compiled {_SUSPICIOUS} times: its tensors keep coming with other "
+                    "layouts or ranks; make them contiguous, or see einheads.cache_info()",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            title = text if declaration.bias is None else f"{text}, plus a bias: {declaration.bias}"
+            source = write(steps, input_names(declaration, len(steps.inputs)), title=title)
+            run = compile_source(source, "contract", f"<einheads {self.compilations}: {text}>")
+            program = Program(steps, source, run)
+            self.programs[(declaration, steps)] = program
+            return program
+
+
+_cache = _Cache()
+
+
+def cache_info() -> CacheInfo:
+    """How many programs and signatures are cached.
+
+    Example:
+        >>> import torch, einheads
+        >>> einheads.cache_clear()
+        >>> for batch in (2, 3, 5):
+        ...     y = einheads.einsum("b i, o i -> b o", torch.ones(batch, 7), torch.ones(4, 7))
+        >>> info = einheads.cache_info()
+        >>> info.programs, info.signatures
+        (1, 3)
+    """
+    return _cache.info()
+
+
+def cache_clear() -> None:
+    """Forget every program; the next call of each pattern plans and compiles again."""
+    _cache.clear()
+
+
+def compile_source(source: str, name: str, filename: str) -> Callable[..., Tensor]:
+    """Turn the text of a function into the function, so that tracebacks and debuggers show the text."""
+    linecache.cache[filename] = len(source), None, source.splitlines(keepends=True), filename
+    namespace: dict[str, Any] = {"torch": torch, "F": torch.nn.functional, "__name__": __name__}
+    exec(compile(source, filename, "exec"), namespace)
+    function: Callable[..., Tensor] = namespace[name]
+    return function
+
+
+def input_names(declaration: Declaration, count: int) -> tuple[str, ...]:
+    """What the tensors are called in the source."""
+    if declaration.names is not None:
+        return declaration.names
+    return ("x",) if count == 1 else tuple(f"x{number}" for number in range(1, count + 1))
+
+
+@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
+def apply(declaration: Declaration, given: tuple[tuple[str, int], ...], *tensors: Tensor) -> Tensor:
+    """Run a declaration on tensors.
+
+    `torch.compile` and `torch.export` see this call as one operation while they read the Python
+    code, and then trace the operations inside of it with symbolic sizes; nothing of the planning is
+    traced.
+    """
+    try:
+        signature = (
+            declaration,
+            given,
+            _autocast(),
+            tensors[0].device,
+            *[part for tensor in tensors for part in (tensor.shape, tensor.stride(), tensor.dtype)],
+        )
+        run, extra = _cache.signatures[signature]
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError):
+        # Not met yet; or symbolic sizes (which cannot be looked up); or something that is no
+        # strided tensor.
+        run, extra = _miss(declaration, given, tensors)
+    try:
+        return run(*tensors, *extra)
+    except RuntimeError:
+        _check_tensors(declaration, tensors)
+        raise
+
+
+# The public question names a device and takes twice as long; this is asked at every call.
+_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled  # noqa: SLF001
+
+
+def program_for(
+    declaration: Declaration, given: tuple[tuple[str, int], ...], tensors: Sequence[Tensor]
+) -> tuple[Program, Bound]:
+    """The program that `apply` runs for these tensors, and the sizes it was found for."""
+    _check_types(declaration, tensors)
+    if not _autocast():
+        _check_tensors(declaration, tensors)
+    # What is no text cannot be looked up; `parse` explains it.
+    known = type(declaration.text) is str
+    pattern = _cache.pattern(declaration.text) if known else parse(declaration.text)
+    operands = tensors if declaration.bias is None else tensors[:-1]
+    bound = bind(
+        pattern,
+        [tensor.shape for tensor in operands],
+        dict(given),
+        labels(declaration, len(pattern.operands)),
+    )
+    sizes = {name: _hint(size) for name, size in bound.sizes.items()}
+    bias = None if declaration.bias is None else tuple(declaration.bias.split())
+    dims = bound.operands if bias is None else (*bound.operands, tuple((name,) for name in bias))
+    layouts = tuple(
+        layout(dims[number], [_hint(stride) for stride in tensor.stride()], sizes)
+        for number, tensor in enumerate(tensors)
+    )
+    first = tensors[0]
+    traits = Traits(
+        device=first.device.type,
+        itemsize=first.element_size(),
+        integer=not (first.is_floating_point() or first.is_complex()),
+        autocast=_autocast(),
+    )
+    # Sizes within a factor of two are planned alike; the text is symbolic and right for all of
+    # them.
+    classes = tuple(size.bit_length() for size in sizes.values())
+    key = (declaration, bound.operands, bound.output, bound.needed, classes, layouts, traits)
+    program = _cache.classes.get(key)
+    if program is None:
+        steps = lower(bound, plan(bound, sizes), layouts, traits, bias)
+        program = _cache.program(declaration, pattern, steps)
+        with _cache.lock:
+            if len(_cache.classes) >= _MAX_SIGNATURES:
+                _cache.classes.clear()
+            _cache.classes[key] = program
+    return program, bound
+
+
+def _miss(
+    declaration: Declaration, given: tuple[tuple[str, int], ...], tensors: Sequence[Tensor]
+) -> _Entry:
+    program, bound = program_for(declaration, given, tensors)
+    entry = program.run, tuple(bound.sizes[name] for name in program.steps.given)
+    if all(type(size) is int for tensor in tensors for size in tensor.shape):
+        parts = [part for one in tensors for part in (one.shape, one.stride(), one.dtype)]
+        _cache.remember((declaration, given, _autocast(), tensors[0].device, *parts), entry)
+    return entry
+
+
+def _hint(size: int) -> int:
+    """The number to plan with: a tracer's example for a symbolic size, found without adding a guard."""
+    if type(size) is int:
+        return size
+    node = getattr(size, "node", None)
+    if node is not None and node.has_hint():
+        return int(node.hint)
+    # A size that depends on data has no example. Any middle-sized number will do: it only ranks
+    # plans.
+    return 64
+
+
+def labels(declaration: Declaration, count: int) -> list[str]:
+    """What errors call the operands."""
+    if declaration.names is None:
+        return [f"operand {number}" for number in range(1, count + 1)]
+    return list(declaration.names[:count])
+
+
+def _check_types(declaration: Declaration, tensors: Sequence[object]) -> None:
+    for number, tensor in enumerate(tensors):
+        if not isinstance(tensor, Tensor):
+            called = _label(declaration, number)
+            raise TypeError(
+                f"{called} is a {type(tensor).__name__}, not a torch.Tensor; write: torch.as_tensor(...)"
+            )
+
+
+def _check_tensors(declaration: Declaration, tensors: Sequence[Tensor]) -> None:
+    """Refuse what torch would refuse with a message about its own internals."""
+    first = tensors[0]
+    for number, tensor in enumerate(tensors):
+        called = _label(declaration, number)
+        if tensor.dtype == torch.bool:
+            raise TypeError(
+                f"{called} is boolean, which has no sum of products; write: .to(torch.int64)"
+            )
+        if tensor.layout != torch.strided:
+            raise TypeError(f"{called} is sparse ({tensor.layout}); write: .to_dense()")
+        if tensor.dtype != first.dtype:
+            raise TypeError(
+                f"the operands have different dtypes: {_label(declaration, 0)} is {first.dtype}, "
+                f"{called} is {tensor.dtype}; write: .to({first.dtype})"
+            )
+        if tensor.device != first.device:
+            raise TypeError(
+                f"the operands are on different devices: {_label(declaration, 0)} on {first.device}, "
+                f"{called} on {tensor.device}; write: .to('{first.device}')"
+            )
+
+
+def _label(declaration: Declaration, number: int) -> str:
+    return (
+        f"operand {number + 1}" if declaration.names is None else f"'{declaration.names[number]}'"
+    )

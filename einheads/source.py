@@ -1,0 +1,286 @@
+"""The text of one straight-line Python function, from `Steps`.
+
+The text is what runs, what is tested, what `source()` shows and what a debugger steps through, so
+it should read as if a person had written it: named values, one idea a line, the axes in a comment
+behind it. Nothing of it is taken from the user's text: axis names have been checked to be
+identifiers, and are made unlike Python's keywords and the other names of the function.
+"""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Mapping, Sequence
+
+from .lower import tellable
+from .sizes import Dim, Dims
+from .steps import (
+    Add,
+    Bmm,
+    Diagonal,
+    Expand,
+    Linear,
+    Matmul,
+    Multiply,
+    Permute,
+    Reshape,
+    Step,
+    Steps,
+    Sum,
+    flat,
+    sources,
+)
+
+HEADER = "import torch\nimport torch.nn.functional as F\n"
+
+
+def write(
+    steps: Steps,
+    names: Sequence[str],
+    *,
+    title: str,
+    name: str = "contract",
+    given: Mapping[str, int] | None = None,
+) -> str:
+    """Write the steps down as one Python function.
+
+    Example:
+        >>> from einheads.pattern import parse
+        >>> from einheads.sizes import bind
+        >>> from einheads.plan import plan
+        >>> from einheads.lower import lower
+        >>> bound = bind(parse("b w h i, h o i -> b w h o"), [(4, 10, 8, 64), (8, 32, 64)])
+        >>> print(write(lower(bound, plan(bound)), ["x", "weight"], title=str(bound.pattern)))
+        def contract(x, weight):
+            \"\"\"b w h i, h o i -> b w h o\"\"\"
+            b, w, h, _ = x.shape
+            o = weight.shape[1]
+            x = x.permute(2, 0, 1, 3).flatten(1, 2)  # h (b w) i
+            weight = weight.mT  # h i o
+            y = torch.bmm(x, weight)  # h (b w) o
+            return y.permute(1, 0, 2).reshape(b, w, h, o)  # b w h o
+        <BLANKLINE>
+
+    Args:
+        steps: what to write.
+        names: a name for each input.
+        title: the first line of the docstring, one line.
+        name: the name of the function.
+        given: sizes to show as default values of the sizes that the function takes.
+    """
+    return _Writer(steps, tuple(names), given or {}).write(title, name)
+
+
+class _Writer:
+    def __init__(self, steps: Steps, names: tuple[str, ...], given: Mapping[str, int]) -> None:
+        self.steps = steps
+        self.inputs = names
+        self.given = given
+        self.taken = {"torch", "F", *names}
+        self.axes: dict[str, str] = {}
+        every = (*steps.inputs, *(step.dims for step in steps.steps))
+        for axis in dict.fromkeys((*steps.given, *(axis for dims in every for axis in flat(dims)))):
+            self.axes[axis] = self.free("n" + axis[3:] if axis.startswith("...") else axis)
+        # The text of each value: a variable, or an expression that is not yet bound to one.
+        self.text = dict(enumerate(names))
+        self.used: dict[str, None] = {}
+        self.products = 0
+
+    def free(self, wish: str) -> str:
+        """A name like `wish` that nothing else has."""
+        name = wish
+        while name in self.taken or keyword.iskeyword(name) or keyword.issoftkeyword(name):
+            name += "_"
+        self.taken.add(name)
+        return name
+
+    def write(self, title: str, name: str) -> str:
+        count = len(self.inputs)
+        readers = dict.fromkeys(range(count + len(self.steps.steps)), 0)
+        for step in self.steps.steps:
+            for source in sources(step):
+                readers[source] += 1
+        variable = dict(enumerate(self.inputs))
+        lines: list[str] = []
+        pending = ""
+        for place, step in enumerate(self.steps.steps):
+            number = count + place
+            first = sources(step)[0]
+            chained = len(sources(step)) == 1
+            expression = self.spell(step, pending if chained and pending else None, variable)
+            if chained:
+                # A value that nobody else reads passes its name on, as one writes `x =
+                # x.permute(...)`.
+                keep = readers[first] == 1
+                variable[number] = variable[first] if keep else self.free(variable[first])
+            else:
+                variable[number] = self.product(step, readers, variable)
+            following = self.steps.steps[place + 1] if place + 1 < len(self.steps.steps) else None
+            continues = (
+                following is not None and sources(following) == (number,) and readers[number] == 1
+            )
+            if continues and (chained or isinstance(step, Multiply)):
+                # The next operation is written behind this one, on the same line.
+                pending = expression if chained else f"({expression})"
+                continue
+            pending = ""
+            comment = f"  # {self.dims(step.dims)}"
+            if number == self.steps.result:
+                lines.append(f"return {expression}{comment}")
+            else:
+                lines.append(f"{variable[number]} = {expression}{comment}")
+        if self.steps.result < count:
+            lines.append(f"return {self.inputs[self.steps.result]}")
+        defaults = [
+            f"{self.axes[axis]}={self.given[axis]}" if axis in self.given else self.axes[axis]
+            for axis in self.steps.given
+        ]
+        body = [f'"""{title}"""', *self.sizes(), *lines]
+        return f"def {name}({', '.join((*self.inputs, *defaults))}):\n" + "".join(
+            f"    {line}\n" for line in body
+        )
+
+    def product(self, step: Step, readers: Mapping[int, int], variable: Mapping[int, str]) -> str:
+        """A name for what two values make: `y`, or `y1`, `y2`, ... where there are several."""
+        if isinstance(step, Add) and readers[step.left] == 1:
+            return variable[step.left]
+        if sum(not isinstance(one, Add) and len(sources(one)) > 1 for one in self.steps.steps) == 1:
+            return self.free("y")
+        self.products += 1
+        return self.free(f"y{self.products}")
+
+    # Sizes
+
+    def size(self, dim: Dim) -> str:
+        for axis in dim:
+            self.used[axis] = None
+        return " * ".join(self.axes[axis] for axis in dim) or "1"
+
+    def sizes(self) -> list[str]:
+        """The lines that read the sizes which the function uses."""
+        wanted = [axis for axis in self.used if axis not in self.steps.given]
+        lines: list[str] = []
+        single = [
+            {dim[0]: place for place, dim in enumerate(dims) if len(dim) == 1}
+            for dims in self.steps.inputs
+        ]
+        open_ = [axis for axis in wanted if any(axis in told for told in single)]
+        # What is known from a composite needs the other factors: read those as well.
+        composite = [axis for axis in wanted if axis not in open_]
+        factors = [
+            axis
+            for dims in self.steps.inputs
+            for dim in dims
+            if set(dim) & set(composite)
+            for axis in dim
+            if axis not in self.steps.given and axis not in composite and axis not in open_
+        ]
+        open_ += [axis for axis in dict.fromkeys(factors) if any(axis in told for told in single)]
+        while open_:
+            best = max(
+                range(len(single)), key=lambda number: sum(axis in single[number] for axis in open_)
+            )
+            lines.append(self.unpack(best, [axis for axis in open_ if axis in single[best]]))
+            open_ = [axis for axis in open_ if axis not in single[best]]
+        if composite:
+            lines += self.solve(composite)
+        return lines
+
+    def unpack(self, number: int, axes: Sequence[str]) -> str:
+        dims, name = self.steps.inputs[number], self.inputs[number]
+        places = sorted(dims.index((axis,)) for axis in axes)
+        if len(places) == 1:
+            return f"{self.axes[dims[places[0]][0]]} = {name}.shape[{places[0]}]"
+        taken = ", ".join(
+            self.axes[dim[0]] if place in places else "_" for place, dim in enumerate(dims)
+        )
+        return f"{taken} = {name}.shape"
+
+    def solve(self, axes: Sequence[str]) -> list[str]:
+        lines: list[str] = []
+        known = set(self.steps.given) | {
+            dim[0] for dims in self.steps.inputs for dim in dims if len(dim) == 1
+        }
+        left = list(axes)
+        while left:
+            found = next(
+                (axis, number, place, dim)
+                for axis in tellable(self.steps.inputs, self.steps.given)
+                for number, dims in enumerate(self.steps.inputs)
+                for place, dim in enumerate(dims)
+                if axis not in known and axis in dim and set(dim) <= known | {axis}
+            )
+            axis, number, place, dim = found
+            others = tuple(name for name in dim if name != axis)
+            divisor = self.size(others)
+            divisor = f"({divisor})" if len(others) > 1 else divisor
+            lines.append(f"{self.axes[axis]} = {self.inputs[number]}.shape[{place}] // {divisor}")
+            known.add(axis)
+            left = [name for name in left if name != axis]
+        return lines
+
+    # Operations
+
+    def dims(self, dims: Dims) -> str:
+        words = [" ".join(self.axes[axis] for axis in dim) or "1" for dim in dims]
+        return " ".join(f"({word})" if " " in word else word for word in words) or "a scalar"
+
+    def spell(self, step: Step, pending: str | None, variable: Mapping[int, str]) -> str:
+        if isinstance(step, (Multiply, Add)):
+            return f"{variable[step.left]} {'*' if isinstance(step, Multiply) else '+'} {variable[step.right]}"
+        if isinstance(step, Linear):
+            bias = f", {variable[step.bias]}" if step.bias is not None else ""
+            return f"F.linear({variable[step.left]}, {variable[step.right]}{bias})"
+        if isinstance(step, Bmm):
+            return f"torch.bmm({variable[step.left]}, {variable[step.right]})"
+        if isinstance(step, Matmul):
+            ranks = len(self.steps.dims(step.left)), len(self.steps.dims(step.right))
+            function = "mm" if ranks == (2, 2) else "matmul"
+            return f"torch.{function}({variable[step.left]}, {variable[step.right]})"
+        value = variable[step.source] if pending is None else pending
+        before = self.steps.dims(step.source)
+        if isinstance(step, Diagonal):
+            return f"{value}.diagonal(dim1={step.first}, dim2={step.second})"
+        if isinstance(step, Sum):
+            places = str(step.places[0]) if len(step.places) == 1 else str(step.places)
+            dtype = f", dtype={self.inputs[0]}.dtype" if self.steps.integer else ""
+            return f"{value}.sum({places}{dtype})"
+        if isinstance(step, Permute):
+            last = len(step.order)
+            if step.order == (*range(last - 2), last - 1, last - 2):
+                return f"{value}.mT"
+            return f"{value}.permute({', '.join(map(str, step.order))})"
+        if isinstance(step, Expand):
+            lead = len(step.dims) - len(before)
+            sizes = [
+                "-1" if place >= lead and before[place - lead] == dim else self.size(dim)
+                for place, dim in enumerate(step.dims)
+            ]
+            return f"{value}.expand({', '.join(sizes)})"
+        return value + self.reshape(before, step)
+
+    def reshape(self, before: Dims, step: Reshape) -> str:
+        after = step.dims
+        start = next(
+            (k for k, (a, b) in enumerate(zip(before, after, strict=False)) if a != b),
+            min(len(before), len(after)),
+        )
+        stop = next(
+            (
+                k
+                for k, (a, b) in enumerate(
+                    zip(before[start:][::-1], after[start:][::-1], strict=False)
+                )
+                if a != b
+            ),
+            min(len(before), len(after)) - start,
+        )
+        old, new = before[start : len(before) - stop], after[start : len(after) - stop]
+        # One place changed: torch has a word for it that needs no sizes (but `unflatten`, a slow
+        # Python method).
+        if len(old) == 1 and not new and not old[0]:
+            return f".squeeze({start})"
+        if len(new) == 1 and not old:
+            return f".unsqueeze({start})"
+        if len(new) == 1 and len(old) > 1:
+            return f".flatten({start}, {start + len(old) - 1})"
+        return f".reshape({', '.join(self.size(dim) for dim in after) or '()'})"

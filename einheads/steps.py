@@ -1,0 +1,190 @@
+"""What is computed, as data: one small class for each kind of tensor operation.
+
+`Steps` is the result of the lowering (`lower.py` makes it) and the only thing that `source` writes
+down and `explain` tells, so that the program and its explanation cannot drift apart. Values are
+numbered by single assignment: the inputs first, then the result of each step. A value is described
+by its dimensions in axis names; sizes are not part of the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .sizes import Dim, Dims
+
+
+@dataclass(frozen=True, slots=True)
+class Diagonal:
+    """Take the diagonal of two dimensions with the same axis; it becomes the last dimension."""
+
+    source: int
+    first: int
+    second: int
+    dims: Dims
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """Sum over dimensions."""
+
+    source: int
+    places: tuple[int, ...]
+    dims: Dims
+
+
+@dataclass(frozen=True, slots=True)
+class Permute:
+    """Put the dimensions into another order; always a view."""
+
+    source: int
+    order: tuple[int, ...]
+    dims: Dims
+
+
+@dataclass(frozen=True, slots=True)
+class Reshape:
+    """Fold neighboring axes into one dimension, or unfold them; the order of the axes stays.
+
+    Attributes:
+        copies: whether the axes are apart in memory, so that folding them copies the value.
+    """
+
+    source: int
+    copies: bool
+    dims: Dims
+
+
+@dataclass(frozen=True, slots=True)
+class Expand:
+    """Repeat along dimensions at stride zero, materializing nothing; new dimensions may come in front."""
+
+    source: int
+    dims: Dims
+
+
+@dataclass(frozen=True, slots=True)
+class Multiply:
+    """Multiply elementwise; unit dimensions broadcast."""
+
+    left: int
+    right: int
+    dims: Dims
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """Add elementwise; unit dimensions broadcast."""
+
+    left: int
+    right: int
+    dims: Dims
+
+
+@dataclass(frozen=True, slots=True)
+class Matmul:
+    """Multiply (stacks of) matrices: `... rows inner, ... inner columns -> ... rows columns`.
+
+    Without stacks, either side may be a vector, and the left side may have any number of leading
+    dimensions.
+    """
+
+    left: int
+    right: int
+    contract: Dim
+    dims: Dims
+
+
+@dataclass(frozen=True, slots=True)
+class Bmm:
+    """Multiply two stacks of matrices: `batch rows inner, batch inner columns -> batch rows columns`."""
+
+    left: int
+    right: int
+    contract: Dim
+    dims: Dims
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A plain linear: `... inner, columns inner -> ... columns`, with a bias or without."""
+
+    left: int
+    right: int
+    bias: int | None
+    contract: Dim
+    dims: Dims
+
+
+Product = Matmul | Bmm | Linear
+Step = Diagonal | Sum | Permute | Reshape | Expand | Multiply | Add | Matmul | Bmm | Linear
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """A whole program as data.
+
+    Attributes:
+        inputs: the dimensions of each input: the operands, then the bias if there is one.
+        steps: the operations in order; step `k` makes value `len(inputs) + k`.
+        result: the number of the value that is returned.
+        given: axes whose size no input tells, in the order in which the program takes them.
+        integer: whether the values are integers, which torch sums into int64 unless told otherwise.
+    """
+
+    inputs: tuple[Dims, ...]
+    steps: tuple[Step, ...]
+    result: int
+    given: tuple[str, ...] = ()
+    integer: bool = False
+
+    def dims(self, number: int) -> Dims:
+        """The dimensions of a value."""
+        return (
+            self.inputs[number]
+            if number < len(self.inputs)
+            else self.steps[number - len(self.inputs)].dims
+        )
+
+    @property
+    def copies(self) -> tuple[int, ...]:
+        """The numbers of the values that are copies of another value."""
+        first = len(self.inputs)
+        return tuple(
+            first + k
+            for k, step in enumerate(self.steps)
+            if isinstance(step, Reshape) and step.copies
+        )
+
+
+def sources(step: Step) -> tuple[int, ...]:
+    """The values a step reads."""
+    if isinstance(step, Linear):
+        return (step.left, step.right) if step.bias is None else (step.left, step.right, step.bias)
+    if isinstance(step, (Multiply, Add, Matmul, Bmm)):
+        return (step.left, step.right)
+    return (step.source,)
+
+
+def elements(dims: Dims, sizes: Mapping[str, int]) -> int:
+    """How many numbers a value with these dimensions holds.
+
+    Example:
+        >>> elements((("b", "w"), (), ("i",)), {"b": 2, "w": 3, "i": 5})
+        30
+    """
+    count = 1
+    for dim in dims:
+        for name in dim:
+            count *= sizes[name]
+    return count
+
+
+def flat(dims: Dims) -> Dim:
+    """The axes of a value, folded or not, in order.
+
+    Example:
+        >>> flat((("h",), ("b", "w"), ()))
+        ('h', 'b', 'w')
+    """
+    return tuple(name for dim in dims for name in dim)
