@@ -1,10 +1,10 @@
-"""The ways to see one contraction as a matrix product, and what each of them costs.
+"""The ways to compute one contraction, and what each of them costs.
 
-There is freedom: which axes are folded into the rows and columns, which become the batch (an
-operand that lacks them is expanded at stride zero), in which order, which operand is on the left.
-Each choice is a `Candidate`; each has a price in nanoseconds. Prices only rank, they are no
-promise: whichever is chosen, the result is right. The file knows nothing of torch, nor of how a
-candidate is written down.
+There is freedom: which axes are folded into the rows and columns of a matrix product, which become
+its batch (an operand that lacks them is expanded at stride zero), in which order, which operand is
+on the left, or whether there is a matrix product at all. Each choice is a `Way`; each has a price
+in nanoseconds. Prices only rank, they are no promise: whichever is chosen, the result is right. The
+file knows nothing of torch, nor of how a way is written down.
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ class Traits:
         itemsize: bytes for one number.
         integer: integers have no matrix product on every device, and sum into int64.
         autocast: contractions are matrix products without exception, since only these are cast.
+        dense: whether a result that is not dense in the order of the pattern will be copied by its
+            reader, as the gradient of a parameter is.
     """
 
     device: str = "cpu"
     itemsize: int = 4
     integer: bool = False
     autocast: bool = False
+    dense: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,29 +58,95 @@ class Candidate:
     contract: Dim
     swapped: bool
 
+    @property
+    def result(self) -> Dims:
+        """The dimensions of what the matrix product makes."""
+        return self.batch, self.rows, self.columns
 
-# What a candidate is priced with, in nanoseconds. Rough figures of one core of a recent x86-64
-# server with AVX-512, float32; only their ratios matter. They are to be replaced by a calibration
-# for each device.
-_PER_CALL = 900.0
+
+@dataclass(frozen=True, slots=True)
+class Elementwise:
+    """Multiply with unit dimensions where an operand lacks an axis, then sum the contracted axes.
+
+    Attributes:
+        axes: of the result.
+        contract: the summed axes; none for a plain product.
+    """
+
+    axes: Dim
+    contract: Dim
+
+    @property
+    def result(self) -> Dims:
+        """The dimensions of the result."""
+        return tuple((name,) for name in self.axes)
+
+
+Way = Candidate | Elementwise
+
+# What a way is priced with, in nanoseconds. Rough figures of one core of a recent x86-64 server
+# with AVX-512, float32; only their ratios matter.
+PER_CALL = 800.0
 _PER_MATRIX = 50.0
 _PER_COPIED_BYTE = 0.3
+_PER_ELEMENT = 0.6
 _MULTIPLY_ADDS_PER_NS = 40.0
 
 
-def choose(
+def ways(
     step: Contraction,
     left: Layout,
     right: Layout,
     sizes: Mapping[str, int],
     traits: Traits,
     output: Dims | None,
-) -> Candidate:
-    """The cheapest candidate of a contraction; the first one of equals."""
-    return min(
-        candidates(step, left, right),
-        key=lambda one: price(one, step, left, right, sizes, traits, output),
-    )
+) -> list[tuple[float, Way]]:
+    """Every way worth trying, with its price.
+
+    Args:
+        step: the contraction.
+        left: the layout of its left value.
+        right: the layout of its right value.
+        sizes: to price with.
+        traits: device, dtype and autocast.
+        output: the dimensions that the result has to be brought into; None between two
+            contractions.
+    """
+    only = _elementwise_only(step, traits)
+    found: list[tuple[float, Way]] = []
+    if only or not traits.autocast:
+        elementwise = _elementwise(step, left, right, output)
+        found += [(_price_elementwise(one, sizes, traits), one) for one in elementwise]
+    if not only:
+        found += [
+            (price(one, step, left, right, sizes, traits, output), one)
+            for one in candidates(step, left, right)
+        ]
+    return found
+
+
+def _elementwise_only(step: Contraction, traits: Traits) -> bool:
+    if not step.contract:
+        return True
+    if traits.integer and traits.device != "cpu":
+        return True
+    # A stack of 1x1 results is no matrix product.
+    return bool(step.batch and not step.left_axes and not step.right_axes and not traits.autocast)
+
+
+def _elementwise(
+    step: Contraction, left: Layout, right: Layout, output: Dims | None
+) -> Iterator[Elementwise]:
+    orders = [left.order + right.order, right.order + left.order]
+    if output is not None:
+        orders = [flat(output)]
+    for order in orders:
+        axes = tuple(
+            dict.fromkeys((*(name for name in order if name in step.result), *step.result))
+        )
+        summed = dict.fromkeys(name for name in order if name in step.contract)
+        contract = tuple(dict.fromkeys((*summed, *left.order, *step.contract)))
+        yield Elementwise(axes, tuple(name for name in contract if name in step.contract))
 
 
 def candidates(step: Contraction, left: Layout, right: Layout) -> Iterator[Candidate]:
@@ -109,64 +178,72 @@ def price(
     traits: Traits,
     output: Dims | None = None,
 ) -> float:
-    """What a candidate costs, in nanoseconds: arithmetic, copies, calls."""
+    """What a candidate costs, in nanoseconds: arithmetic and copies, but not the calls."""
+    own_left, own_right = step.left_axes, step.right_axes
     if candidate.swapped:
         left, right = right, left
-    own_left = step.right_axes if candidate.swapped else step.left_axes
-    own_right = step.left_axes if candidate.swapped else step.right_axes
-    count = {
-        "batch": math.prod(sizes[name] for name in candidate.batch),
-        "rows": math.prod(sizes[name] for name in candidate.rows),
-        "columns": math.prod(sizes[name] for name in candidate.columns),
-        "contract": math.prod(sizes[name] for name in candidate.contract),
-    }
+        own_left, own_right = own_right, own_left
+    batch, rows, columns, contract = (
+        math.prod([sizes[name] for name in dim])
+        for dim in (candidate.batch, candidate.rows, candidate.columns, candidate.contract)
+    )
     rate = _MULTIPLY_ADDS_PER_NS
-    for name, half in (("rows", 6), ("columns", 6), ("contract", 8)):
-        rate *= count[name] / (count[name] + half) if count[name] else 1.0
-    nanoseconds = _PER_CALL + count["batch"] * _PER_MATRIX
-    nanoseconds += count["batch"] * count["rows"] * count["columns"] * count["contract"] / rate
-    for layout, fold, own in (
-        (left, candidate.rows, own_left),
-        (right, candidate.columns, own_right),
-    ):
-        if not _viewable(layout, candidate, fold, set((*step.batch, *own))):
-            nanoseconds += _copy(
-                count["batch"] * count["contract"] * math.prod(sizes[name] for name in fold), traits
-            )
+    for count, half in ((rows, 6), (columns, 6), (contract, 8)):
+        rate *= count / (count + half) if count else 1.0
+    nanoseconds = batch * (_PER_MATRIX + rows * columns * contract / rate)
+    if not _viewable(left, candidate, candidate.rows, (*step.batch, *own_left)):
+        nanoseconds += _copy(batch * contract * rows, traits)
+    if not _viewable(right, candidate, candidate.columns, (*step.batch, *own_right)):
+        nanoseconds += _copy(batch * contract * columns, traits)
     if output is not None:
-        dims = (candidate.batch, candidate.rows, candidate.columns)
-        made = contiguous(dims, sizes)
-        result = count["batch"] * count["rows"] * count["columns"]
-        if not all(made.folds(tuple(name for name in dim if name in flat(dims))) for dim in output):
-            nanoseconds += _copy(result, traits)
-        elif not made.folds(tuple(name for dim in output for name in dim if name in flat(dims))):
-            # A permuted view is free here, but the reader of it pays something.
-            nanoseconds += 0.05 * result * traits.itemsize * _PER_COPIED_BYTE + 1.0
+        nanoseconds += _price_result(candidate, batch * rows * columns, sizes, traits, output)
     # Among equals: as it is written.
     return nanoseconds + (0.5 if candidate.swapped else 0.0)
 
 
+def _price_result(
+    candidate: Candidate, count: int, sizes: Mapping[str, int], traits: Traits, output: Dims
+) -> float:
+    made = contiguous(candidate.result, sizes)
+    have = flat(candidate.result)
+    wanted = [tuple(name for name in dim if name in have) for dim in output]
+    if not all(made.folds(dim) for dim in wanted):
+        return _copy(count, traits)
+    axes = tuple(name for dim in wanted for name in dim)
+    if made.folds(axes):
+        return 0.0
+    if traits.dense:
+        return _copy(count, traits)
+    # A permuted result is free here, but whoever reads it pays something: the more if its last
+    # axis is not the innermost one, over which softmax, norms and sums will run.
+    last = next((name for name in reversed(axes) if name in made.order), None)
+    return (
+        _copy(count, traits) * (0.05 if made.unit == last else 0.25)
+        + (made.unit != last) * PER_CALL
+    )
+
+
+def _price_elementwise(way: Elementwise, sizes: Mapping[str, int], traits: Traits) -> float:
+    count = math.prod(sizes[name] for name in (*way.axes, *way.contract))
+    passes = 3 if way.contract else 1
+    return passes * count * (_PER_ELEMENT + traits.itemsize * _PER_COPIED_BYTE / 4)
+
+
 def _copy(count: int, traits: Traits) -> float:
-    return _PER_CALL + count * traits.itemsize * _PER_COPIED_BYTE
+    return PER_CALL + count * traits.itemsize * _PER_COPIED_BYTE
 
 
-def _viewable(layout: Layout, candidate: Candidate, fold: Dim, have: set[str]) -> bool:
-    """Whether an operand becomes the matrices of a candidate without a copy, ours or the matrix library's."""
+def _viewable(layout: Layout, candidate: Candidate, fold: Dim, have: Dim) -> bool:
+    """Whether an operand becomes the matrices of a candidate without a copy, by us or by BLAS."""
     present = [name in have for name in candidate.batch]
-    if any(present) and not all(present):
-        return False
-    if all(present) and not layout.folds(candidate.batch):
+    if any(present) and not (all(present) and layout.folds(candidate.batch)):
         return False
     if not layout.folds(fold) or not layout.folds(candidate.contract):
         return False
     # BLAS reads a matrix whose rows or whose columns lie densely; a batch axis innermost is
     # neither.
-    inner = {name for dim in (fold, candidate.contract) for name in dim if name in layout.order}
-    ends = {
-        next((name for name in reversed(dim) if name in layout.order), None)
-        for dim in (fold, candidate.contract)
-    }
-    return not inner or layout.unit in ends
+    dims = [[name for name in dim if name in layout.order] for dim in (fold, candidate.contract)]
+    return not any(dims) or layout.unit in [dim[-1] for dim in dims if dim]
 
 
 def _orders(axes: Dim, left: Layout, right: Layout) -> list[Dim]:

@@ -1,4 +1,7 @@
-"""`einsum`: the one function that most people need. It knows nothing of modules or initial values."""
+"""`einsum`: the one function that most people need.
+
+It knows nothing of modules or initial values.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,11 @@ def einsum(pattern: str, /, *tensors: Tensor, **sizes: int) -> Tensor:
     Example:
         >>> import torch, einheads
         >>> x, w = torch.randn(4, 10, 8, 64), torch.randn(8, 32, 64)
-        >>> einheads.einsum("b w h i, h o i -> b w h o", x, w).shape    # each head its own matrix
+        >>> einheads.einsum("b w h i, h o i -> b w h o", x, w).shape   # each head its own matrix
         torch.Size([4, 10, 8, 32])
         >>> einheads.einsum("... (h i), h o i -> ... (h o)", x.flatten(2), w).shape
         torch.Size([4, 10, 256])
-        >>> einheads.einsum("b w h i -> h", x).shape                    # axes that vanish are summed
+        >>> einheads.einsum("b w h i -> h", x).shape                   # axes that vanish are summed
         torch.Size([8])
         >>> einheads.einsum("i, j -> i j n", x[0, 0, 0], w[0, 0], n=3).shape
         torch.Size([64, 64, 3])

@@ -101,8 +101,7 @@ def names() -> tuple[str, ...]:
 def fill(
     weight: Tensor, fan: Fan, sizes: Mapping[str, int], init: str | Initializer, *, last: bool
 ) -> None:
-    """Give a weight its initial values, in place; `orthogonal` does it for the name that needs
-    matrices.
+    """Give a weight its initial values, in place (except "orthogonal", see `orthogonal`).
 
     - "linear": uniform, variance 1/(3 fan-in); each matrix starts as the weight of an `nn.Linear`.
     - "lecun": normal, variance 1/fan-in.

@@ -9,11 +9,11 @@ is as it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from .candidates import Candidate, Traits, choose
+from .candidates import PER_CALL, Candidate, Elementwise, Traits, Way, ways
 from .layout import Layout, contiguous
-from .plan import Contraction, Plan
+from .plan import Plan
 from .sizes import Bound, Dim, Dims
 from .steps import (
     Add,
@@ -28,7 +28,6 @@ from .steps import (
     Step,
     Steps,
     Sum,
-    elements,
     flat,
 )
 
@@ -68,9 +67,15 @@ def lower(
     ).lower()
 
 
+# How many schedules are followed, and how far above the cheapest (in nanoseconds) one may be to be
+# written down and judged by its calls as well.
+_BEAM = 6
+_MANY_CALLS = 10 * PER_CALL
+
+
 @dataclass
 class _Lowering:
-    """The steps so far. Values are numbers; what is known of each is its dimensions and its layout."""
+    """The steps so far. Values are numbers; known of each are its dimensions and its layout."""
 
     plan: Plan
     inputs: tuple[Dims, ...]
@@ -81,63 +86,69 @@ class _Lowering:
     bias: Dim | None
     steps: list[Step] = field(default_factory=list)
     known: dict[int, Layout] = field(default_factory=dict)
+    finished: Steps = field(init=False)
+    price: float = field(init=False)
 
     def lower(self) -> Steps:
         self.known = dict(enumerate(self.layouts))
-        operands = len(self.plan.operands)
-        values = [self.prepare(number) for number in range(operands)]
-        bias = len(self.inputs) - 1 if self.bias is not None else None
+        values = [self.prepare(number) for number in range(len(self.plan.operands))]
+        drafts = [
+            self.copy().write(values, ways, price)
+            for price, ways in self.schedules([self.known[value] for value in values])
+        ]
+        return min(drafts, key=lambda draft: draft.price).finished
+
+    def copy(self) -> _Lowering:
+        return replace(self, steps=list(self.steps), known=dict(self.known))
+
+    def schedules(self, layouts: list[Layout]) -> list[tuple[float, tuple[Way, ...]]]:
+        """The best ways to go through the contractions, each with its price.
+
+        The result of one step is born in a layout that may suit the next one or not, so the steps
+        are chosen together: a beam search over the ways, by the sum of their prices.
+        """
+        beam: list[tuple[float, tuple[Way, ...], list[Layout]]] = [(0.0, (), layouts)]
         for place, step in enumerate(self.plan.contractions):
             final = place == len(self.plan.contractions) - 1
-            left, right = values[step.left], values[step.right]
-            if not step.contract:
-                values.append(self.multiply(step, left, right, final=final))
-            elif self.traits.integer and self.traits.device != "cpu":
-                values.append(self.multiply_and_sum(step, left, right))
-            elif (
-                not step.left_axes
-                and not step.right_axes
-                and step.batch
-                and not self.traits.autocast
-            ):
-                values.append(self.multiply_and_sum(step, left, right))
-            else:
-                candidate = choose(
-                    step,
-                    self.known[left],
-                    self.known[right],
-                    self.plan.sizes,
-                    self.traits,
-                    self.order(final=final),
+            output = self.output if final else None
+            found = [
+                (before + more, (*chosen, way), [*known, contiguous(way.result, self.plan.sizes)])
+                for before, chosen, known in beam
+                for more, way in ways(
+                    step, known[step.left], known[step.right], self.plan.sizes, self.traits, output
                 )
-                columns = candidate.columns
-                fused = (
-                    bias
-                    if final
-                    and bias is not None
-                    and columns
-                    and set(columns) == set(self.bias or ())
-                    else None
-                )
-                if fused is not None and not candidate.batch:
-                    fused = self.arrange(fused, (columns,))
-                    bias = None
-                else:
-                    fused = None
-                values.append(self.product(candidate, left, right, fused))
-        result = self.finish(values[-1], bias)
-        used = {
-            name
-            for step in self.steps
-            if isinstance(step, (Reshape, Expand))
-            for dim in step.dims
-            for name in dim
-        }
-        given = _given(self.inputs, used, self.needed)
-        return Steps(self.inputs, tuple(self.steps), result, given, self.traits.integer)
+            ]
+            found.sort(key=lambda entry: entry[0])
+            beam = found[:_BEAM]
+        # Where the arithmetic is dear, the calls around it do not decide.
+        worst = beam[0][0] * 1.02 + _MANY_CALLS
+        return [(total, chosen) for total, chosen, _ in beam if total <= worst]
 
-    def order(self, *, final: bool) -> Dims | None:
-        return self.output if final else None
+    def write(self, values: list[int], chosen: Sequence[Way], price: float) -> _Lowering:
+        """Write the chosen ways down; afterwards `finished` and `price` are final."""
+        values = list(values)
+        bias = len(self.inputs) - 1 if self.bias is not None else None
+        for place, (step, way) in enumerate(zip(self.plan.contractions, chosen, strict=True)):
+            left, right = values[step.left], values[step.right]
+            if isinstance(way, Elementwise):
+                values.append(self.elementwise(way, left, right))
+                continue
+            final = place == len(self.plan.contractions) - 1
+            fused = None
+            if final and bias is not None and self.fuses(way):
+                fused, bias = self.arrange(bias, (way.columns,)), None
+            values.append(self.product(way, left, right, fused))
+        result = self.finish(values[-1], bias)
+        dims = [step.dims for step in self.steps if isinstance(step, (Reshape, Expand))]
+        used = {name for one in dims for name in flat(one)}
+        given = _given(self.inputs, used, self.needed)
+        self.finished = Steps(self.inputs, tuple(self.steps), result, given, self.traits.integer)
+        self.price = price + PER_CALL * len(self.steps)
+        return self
+
+    def fuses(self, way: Candidate) -> bool:
+        """Whether a linear can add the bias itself."""
+        return not way.batch and bool(way.columns) and set(way.columns) == set(self.bias or ())
 
     # What is known of a value
 
@@ -210,7 +221,7 @@ class _Lowering:
         return self.emit(Permute(number, tuple(order), dims), self.known[number])
 
     def regroup(self, number: int, target: Dims) -> int:
-        """Bring the axes of a value into these dimensions: permute, then fold, at most once each."""
+        """Bring the axes of a value into these dimensions: permute, then fold, each at most once."""
         goal = flat(target)
         if flat(self.dims(number)) != goal:
             if not all(_consecutive(dim, goal) for dim in self.dims(number)):
@@ -258,29 +269,8 @@ class _Lowering:
 
     # The kinds of contraction
 
-    def multiply(self, step: Contraction, left: int, right: int, *, final: bool) -> int:
-        """Nothing is summed: multiply elementwise, each operand with unit dimensions where it lacks an axis."""
-        wanted = flat(self.output) if final else ()
-        # Between steps the order is free: the larger operand stays as it is.
-        larger = max((left, right), key=lambda value: elements(self.dims(value), self.plan.sizes))
-        order = wanted or tuple(dict.fromkeys((*flat(self.dims(larger)), *step.result)))
-        axes = tuple(name for name in order if name in step.result)
-        return self.broadcast(axes, left, right)
-
-    def multiply_and_sum(self, step: Contraction, left: int, right: int) -> int:
-        """Multiply elementwise, then sum: where a matrix product would be one of 1x1 matrices."""
-        order = self.known[left].order + step.contract
-        contract = tuple(dict.fromkeys(name for name in order if name in step.contract))
-        wanted = flat(self.output)
-        axes = tuple(
-            sorted(step.result, key=lambda name: wanted.index(name) if name in wanted else -1)
-        )
-        product = self.broadcast((*axes, *contract), left, right)
-        places = tuple(range(len(axes), len(axes) + len(contract)))
-        dims = self.dims(product)[: len(axes)]
-        return self.emit(Sum(product, places, dims), self.fresh(dims))
-
-    def broadcast(self, axes: Dim, left: int, right: int) -> int:
+    def elementwise(self, way: Elementwise, left: int, right: int) -> int:
+        axes = (*way.axes, *way.contract)
         values = []
         for number in (left, right):
             have = set(flat(self.dims(number)))
@@ -288,7 +278,11 @@ class _Lowering:
             lead = next((place for place, dim in enumerate(dims) if dim), len(dims))
             values.append(self.regroup(number, dims[lead:]))
         dims = tuple((name,) for name in axes)
-        return self.emit(Multiply(values[0], values[1], dims), self.fresh(dims))
+        product = self.emit(Multiply(values[0], values[1], dims), self.fresh(dims))
+        if not way.contract:
+            return product
+        places = tuple(range(len(way.axes), len(axes)))
+        return self.emit(Sum(product, places, way.result), self.fresh(way.result))
 
     def product(self, candidate: Candidate, left: int, right: int, bias: int | None) -> int:
         """Write a candidate down."""
@@ -313,7 +307,7 @@ class _Lowering:
         return self.emit(Matmul(left, right, contract, dims), self.fresh(dims))
 
     def apart(self, number: int, axes: Dim) -> Dims:
-        """The dimensions of a value for these axes: as they are, where they are folded in this order."""
+        """The dimensions of a value for these axes: as they are, if they have this order."""
         dims = tuple(dim for dim in self.dims(number) if dim and set(dim) <= set(axes))
         return dims if flat(dims) == axes else tuple((name,) for name in axes)
 
@@ -379,7 +373,7 @@ def _consecutive(dim: Dim, goal: Dim) -> bool:
 
 
 def _given(inputs: Sequence[Dims], used: set[str], needed: Sequence[str]) -> tuple[str, ...]:
-    """The sizes that a program has to be told, because it uses them or solves a composite with them."""
+    """The sizes a program has to be told, since it uses them or solves a composite with them."""
     untold = used - tellable(inputs)
     together = [set(dim) for dims in inputs for dim in dims if untold.intersection(dim)]
     return tuple(name for name in needed if name in untold or any(name in dim for dim in together))

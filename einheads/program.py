@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .candidates import Traits
+from .errors import kind
 from .layout import layout
 from .lower import lower
 from .pattern import Pattern, parse
@@ -29,8 +30,9 @@ from .steps import Steps
 
 
 class Declaration(NamedTuple):
-    """What is computed, as far as it is known before any tensor: plain constants, which tracers
-    accept.
+    """What is computed, as far as it is known before any tensor.
+
+    These are plain constants, which tracers accept.
 
     Attributes:
         text: the pattern.
@@ -154,8 +156,9 @@ class _Cache:
             self.per_pattern[text] = self.per_pattern.get(text, 0) + 1
             if self.per_pattern[text] == _SUSPICIOUS:
                 warnings.warn(
-                    f"the pattern '{text}' has been compiled {_SUSPICIOUS} times: its tensors keep coming with other "
-                    "layouts or ranks; make them contiguous, or see einheads.cache_info()",
+                    f"the pattern '{text}' has been compiled {_SUSPICIOUS} times: its tensors keep "
+                    "coming with other layouts or ranks; make them contiguous, or see "
+                    "einheads.cache_info()",
                     RuntimeWarning,
                     stacklevel=2,
                 )
@@ -191,7 +194,7 @@ def cache_clear() -> None:
 
 
 def compile_source(source: str, name: str, filename: str) -> Callable[..., Tensor]:
-    """Turn the text of a function into the function, so that tracebacks and debuggers show the text."""
+    """Turn the text of a function into a function whose text tracebacks and debuggers show."""
     linecache.cache[filename] = len(source), None, source.splitlines(keepends=True), filename
     namespace: dict[str, Any] = {"torch": torch, "F": torch.nn.functional, "__name__": __name__}
     exec(compile(source, filename, "exec"), namespace)
@@ -296,7 +299,7 @@ def _miss(
 
 
 def _hint(size: int) -> int:
-    """The number to plan with: a tracer's example for a symbolic size, found without adding a guard."""
+    """The number to plan with: for a symbolic size the tracer's example, read without a guard."""
     if type(size) is int:
         return size
     node = getattr(size, "node", None)
@@ -315,38 +318,73 @@ def labels(declaration: Declaration, count: int) -> list[str]:
 
 
 def _check_types(declaration: Declaration, tensors: Sequence[object]) -> None:
+    """Refuse what is no ordinary tensor, whatever the others are."""
+    if type(declaration.text) is not str:
+        # Tensors come after the pattern, so a wrong pattern is the first mistake.
+        parse(declaration.text)
     for number, tensor in enumerate(tensors):
+        called = _label(declaration, number)
         if not isinstance(tensor, Tensor):
-            called = _label(declaration, number)
+            raise TypeError(f"{called} is {kind(tensor)}, not a tensor{_fix_type(tensor)}")
+        if tensor.is_nested:
+            fix = "write: .to_padded_tensor(0.0)"
+            raise TypeError(f"{called} is a nested tensor, which has no sizes; {fix}")
+        if tensor.is_quantized:
+            raise TypeError(f"{called} is quantized ({tensor.dtype}); write: .dequantize()")
+        if tensor.layout != torch.strided:
+            raise TypeError(f"{called} is not dense ({tensor.layout}); write: .to_dense()")
+        if tensor.dtype == torch.bool:
             raise TypeError(
-                f"{called} is a {type(tensor).__name__}, not a torch.Tensor; write: torch.as_tensor(...)"
+                f"{called} is boolean, and booleans have no sum of products; "
+                f"write: .to({_likely([one for one in tensors if isinstance(one, Tensor)])})"
             )
+
+
+def _fix_type(value: object) -> str:
+    if isinstance(value, (list, tuple)) and any(isinstance(one, Tensor) for one in value):
+        return "; write: each tensor as an argument of its own"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"; write: torch.as_tensor(...), or n={value} if it is the size of an axis 'n'"
+    if isinstance(value, (float, complex, list, tuple)) or hasattr(value, "__array__"):
+        return "; write: torch.as_tensor(...)"
+    return ""
 
 
 def _check_tensors(declaration: Declaration, tensors: Sequence[Tensor]) -> None:
-    """Refuse what torch would refuse with a message about its own internals."""
-    first = tensors[0]
+    """Refuse mixtures that torch would refuse with a message about its own internals."""
+    if not tensors:
+        return
+    # A layer's inputs come first, its parameters last: the input has to be converted.
+    place = len(tensors) - 1
+    if declaration.names is None:
+        wanted = _likely(tensors)
+        place = next(number for number, tensor in enumerate(tensors) if tensor.dtype == wanted)
+    model = tensors[place]
     for number, tensor in enumerate(tensors):
-        called = _label(declaration, number)
-        if tensor.dtype == torch.bool:
+        called, other = _label(declaration, number), _label(declaration, place)
+        if tensor.dtype != model.dtype:
             raise TypeError(
-                f"{called} is boolean, which has no sum of products; write: .to(torch.int64)"
+                f"{called} is {tensor.dtype}, but {other} is {model.dtype}; "
+                f"write: .to({model.dtype}) for {called}"
             )
-        if tensor.layout != torch.strided:
-            raise TypeError(f"{called} is sparse ({tensor.layout}); write: .to_dense()")
-        if tensor.dtype != first.dtype:
+        if tensor.device != model.device:
             raise TypeError(
-                f"the operands have different dtypes: {_label(declaration, 0)} is {first.dtype}, "
-                f"{called} is {tensor.dtype}; write: .to({first.dtype})"
+                f"{called} is on {tensor.device}, but {other} is on {model.device}; "
+                f"write: .to('{model.device}') for {called}"
             )
-        if tensor.device != first.device:
-            raise TypeError(
-                f"the operands are on different devices: {_label(declaration, 0)} on {first.device}, "
-                f"{called} on {tensor.device}; write: .to('{first.device}')"
-            )
+
+
+def _likely(tensors: Sequence[Tensor]) -> torch.dtype:
+    """The dtype that was probably meant: that of most tensors, and then the richest common one."""
+    dtypes = [tensor.dtype for tensor in tensors if tensor.dtype != torch.bool]
+
+    def rank(dtype: torch.dtype) -> tuple[bool, int, bool, bool]:
+        rich = dtype.is_complex, dtype.is_floating_point
+        # Double precision comes from NumPy more often than it is meant.
+        return rich[0], dtypes.count(dtype), rich[1], dtype == torch.float32
+
+    return max(dtypes, key=rank, default=torch.int64)
 
 
 def _label(declaration: Declaration, number: int) -> str:
-    return (
-        f"operand {number + 1}" if declaration.names is None else f"'{declaration.names[number]}'"
-    )
+    return f"operand {number + 1}" if declaration.names is None else declaration.names[number]

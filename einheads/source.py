@@ -226,7 +226,8 @@ class _Writer:
 
     def spell(self, step: Step, pending: str | None, variable: Mapping[int, str]) -> str:
         if isinstance(step, (Multiply, Add)):
-            return f"{variable[step.left]} {'*' if isinstance(step, Multiply) else '+'} {variable[step.right]}"
+            sign = "*" if isinstance(step, Multiply) else "+"
+            return f"{variable[step.left]} {sign} {variable[step.right]}"
         if isinstance(step, Linear):
             bias = f", {variable[step.bias]}" if step.bias is not None else ""
             return f"F.linear({variable[step.left]}, {variable[step.right]}{bias})"

@@ -57,7 +57,7 @@ class Reshape:
 
 @dataclass(frozen=True, slots=True)
 class Expand:
-    """Repeat along dimensions at stride zero, materializing nothing; new dimensions may come in front."""
+    """Repeat along dimensions at stride zero, as a view; new dimensions may come in front."""
 
     source: int
     dims: Dims
@@ -97,7 +97,7 @@ class Matmul:
 
 @dataclass(frozen=True, slots=True)
 class Bmm:
-    """Multiply two stacks of matrices: `batch rows inner, batch inner columns -> batch rows columns`."""
+    """Multiply stacks of matrices: `batch rows inner, batch inner columns -> batch rows columns`."""
 
     left: int
     right: int
