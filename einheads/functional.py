@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .program import Declaration, apply
+from .program import apply
 
 
 def einsum(pattern: str, /, *tensors: Tensor, **sizes: int) -> Tensor:
@@ -48,5 +48,5 @@ def einsum(pattern: str, /, *tensors: Tensor, **sizes: int) -> Tensor:
         SizeError: the tensors do not fit the pattern or each other.
         TypeError: a tensor is none, or dtypes or devices differ.
     """
-    result: Tensor = apply(Declaration(pattern), tuple(sizes.items()) if sizes else (), *tensors)
+    result: Tensor = apply(pattern, tuple(sizes.items()) if sizes else (), *tensors)
     return result

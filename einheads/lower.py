@@ -221,7 +221,7 @@ class _Lowering:
         return self.emit(Permute(number, tuple(order), dims), self.known[number])
 
     def regroup(self, number: int, target: Dims) -> int:
-        """Bring the axes of a value into these dimensions: permute, then fold, each at most once."""
+        """Bring the axes into these dimensions: permute, then fold, each at most once."""
         goal = flat(target)
         if flat(self.dims(number)) != goal:
             if not all(_consecutive(dim, goal) for dim in self.dims(number)):

@@ -97,7 +97,7 @@ class Matmul:
 
 @dataclass(frozen=True, slots=True)
 class Bmm:
-    """Multiply stacks of matrices: `batch rows inner, batch inner columns -> batch rows columns`."""
+    """Multiply stacks of matrices: `batch rows inner, batch inner columns`, summed over `inner`."""
 
     left: int
     right: int
