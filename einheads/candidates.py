@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from .layout import Layout, contiguous
+from .layout import Layout, combined, contiguous
 from .plan import Contraction
 from .sizes import Dim, Dims
 from .steps import flat
@@ -123,6 +123,13 @@ def ways(
             for one in candidates(step, left, right)
         ]
     return found
+
+
+def made(way: Way, left: Layout, right: Layout, sizes: Mapping[str, int]) -> Layout:
+    """How the result of a way lies in memory."""
+    if isinstance(way, Elementwise) and not way.contract:
+        return combined(way.result, left, right, sizes)
+    return contiguous(way.result, sizes)
 
 
 def _elementwise_only(step: Contraction, traits: Traits) -> bool:

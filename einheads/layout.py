@@ -83,3 +83,29 @@ def layout(dims: Dims, strides: Sequence[int], sizes: Mapping[str, int]) -> Layo
     }
     unit = next((name for name in reversed(order) if steps[name] == 1), None)
     return Layout(order, frozenset(joins), unit)
+
+
+def combined(dims: Dims, left: Layout, right: Layout, sizes: Mapping[str, int]) -> Layout:
+    """The layout of an elementwise result, which torch gives the order of its operands.
+
+    The first operand that has two axes tells which of them is the outer one.
+
+    Example:
+        >>> sizes = {"a": 2, "b": 3}
+        >>> turned = contiguous((("b",), ("a",)), sizes)
+        >>> combined((("a",), ("b",)), turned, contiguous((("b",),), sizes), sizes).order
+        ('b', 'a')
+    """
+    axes = [name for dim in dims for name in dim if sizes[name] != 1]
+    orders = [operand.order for operand in (left, right)]
+    result: list[str] = []
+    for name in axes:
+        # Insertion from the inside: an axis moves outward past those that lie inside of it.
+        place = len(result)
+        while place > 0:
+            told = next((one for one in orders if name in one and result[place - 1] in one), None)
+            if told is None or told.index(name) > told.index(result[place - 1]):
+                break
+            place -= 1
+        result.insert(place, name)
+    return contiguous(tuple((name,) for name in result), sizes)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import keyword
 from collections.abc import Mapping, Sequence
 
-from .lower import tellable
 from .sizes import Dim, Dims
 from .steps import (
     Add,
@@ -28,6 +27,7 @@ from .steps import (
     Sum,
     flat,
     sources,
+    tellable,
 )
 
 HEADER = "import torch\nimport torch.nn.functional as F\n"

@@ -8,7 +8,7 @@ by its dimensions in axis names; sizes are not part of the steps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .sizes import Dim, Dims
@@ -188,3 +188,23 @@ def flat(dims: Dims) -> Dim:
         ('h', 'b', 'w')
     """
     return tuple(name for dim in dims for name in dim)
+
+
+def tellable(inputs: Sequence[Dims], given: Sequence[str] = ()) -> set[str]:
+    """The axes whose size follows from the shapes, if the sizes of `given` are known.
+
+    Example:
+        >>> sorted(tellable([((), ("h", "d"), ("h",)), (("p", "q"),)]))
+        ['d', 'h']
+    """
+    told = set(given) | {dim[0] for dims in inputs for dim in dims if len(dim) == 1}
+    composites = [dim for dims in inputs for dim in dims if len(dim) > 1]
+    while True:
+        solved = {
+            unknown[0]
+            for unknown in ([name for name in dim if name not in told] for dim in composites)
+            if len(unknown) == 1
+        }
+        if not solved:
+            return told - set(given)
+        told |= solved
