@@ -86,11 +86,18 @@ Way = Candidate | Elementwise
 
 # What a way is priced with, in nanoseconds. Rough figures of one core of a recent x86-64 server
 # with AVX-512, float32; only their ratios matter.
-PER_CALL = 800.0
-_PER_MATRIX = 50.0
-_PER_COPIED_BYTE = 0.3
-_PER_ELEMENT = 0.6
-_MULTIPLY_ADDS_PER_NS = 40.0
+PER_CALL = 1500.0
+_PER_MATRIX = 90.0
+_PER_COPIED_BYTE = 0.14
+_PER_RUN_IN_CACHE = 2.0
+_PER_RUN = 3.5
+_CACHE = 1 << 20
+_PER_ELEMENT = 0.5
+_MULTIPLY_ADDS_PER_NS = 35.0
+# With so many rows, columns or contracted numbers a matrix product reaches half of its rate.
+_HALF_ROWS = 4
+_HALF_COLUMNS = 8
+_HALF_CONTRACT = 8
 
 
 def ways(
@@ -195,13 +202,15 @@ def price(
         for dim in (candidate.batch, candidate.rows, candidate.columns, candidate.contract)
     )
     rate = _MULTIPLY_ADDS_PER_NS
-    for count, half in ((rows, 6), (columns, 6), (contract, 8)):
-        rate *= count / (count + half) if count else 1.0
+    for count, half in ((rows, _HALF_ROWS), (columns, _HALF_COLUMNS), (contract, _HALF_CONTRACT)):
+        rate *= count * count / (count * count + half * half) if count else 1.0
     nanoseconds = batch * (_PER_MATRIX + rows * columns * contract / rate)
-    if not _viewable(left, candidate, candidate.rows, (*step.batch, *own_left)):
-        nanoseconds += _copy(batch * contract * rows, traits)
-    if not _viewable(right, candidate, candidate.columns, (*step.batch, *own_right)):
-        nanoseconds += _copy(batch * contract * columns, traits)
+    if not readable(left, candidate, candidate.rows, (*step.batch, *own_left)):
+        folds = candidate.rows, candidate.contract
+        nanoseconds += _copy(batch * contract * rows, left, folds, sizes, traits)
+    if not readable(right, candidate, candidate.columns, (*step.batch, *own_right)):
+        folds = candidate.columns, candidate.contract
+        nanoseconds += _copy(batch * contract * columns, right, folds, sizes, traits)
     if output is not None:
         nanoseconds += _price_result(candidate, batch * rows * columns, sizes, traits, output)
     # Among equals: as it is written.
@@ -214,34 +223,49 @@ def _price_result(
     made = contiguous(candidate.result, sizes)
     have = flat(candidate.result)
     wanted = [tuple(name for name in dim if name in have) for dim in output]
-    if not all(made.folds(dim) for dim in wanted):
-        return _copy(count, traits)
     axes = tuple(name for dim in wanted for name in dim)
+    copy = _copy(count, made, (axes,), sizes, traits)
+    if not all(made.folds(dim) for dim in wanted):
+        return copy
     if made.folds(axes):
         return 0.0
     if traits.dense:
-        return _copy(count, traits)
+        return copy
     # A permuted result is free here, but whoever reads it pays something: the more if its last
     # axis is not the innermost one, over which softmax, norms and sums will run.
     last = next((name for name in reversed(axes) if name in made.order), None)
-    return (
-        _copy(count, traits) * (0.05 if made.unit == last else 0.25)
-        + (made.unit != last) * PER_CALL
-    )
+    return copy * 0.05 if made.unit == last else copy * 0.1 + PER_CALL
 
 
 def _price_elementwise(way: Elementwise, sizes: Mapping[str, int], traits: Traits) -> float:
     count = math.prod(sizes[name] for name in (*way.axes, *way.contract))
     passes = 3 if way.contract else 1
-    return passes * count * (_PER_ELEMENT + traits.itemsize * _PER_COPIED_BYTE / 4)
+    return passes * count * (_PER_ELEMENT + traits.itemsize * _PER_COPIED_BYTE)
 
 
-def _copy(count: int, traits: Traits) -> float:
-    return PER_CALL + count * traits.itemsize * _PER_COPIED_BYTE
+def _copy(
+    count: int, layout: Layout, folds: tuple[Dim, ...], sizes: Mapping[str, int], traits: Traits
+) -> float:
+    """What a copy costs: by bytes where whole runs are moved, by numbers where each stands alone.
+
+    A copy keeps runs if the innermost axis of the source ends one of the folds of the result.
+    """
+    inner = layout.order[-1] if layout.order else None
+    ends = [next((name for name in reversed(dim) if name in layout.order), None) for dim in folds]
+    run = sizes[inner] if inner is not None and inner in ends and inner == layout.unit else 1
+    per_run = _PER_RUN_IN_CACHE if count * traits.itemsize < _CACHE else _PER_RUN
+    return PER_CALL + count * (traits.itemsize * _PER_COPIED_BYTE + per_run / run)
 
 
-def _viewable(layout: Layout, candidate: Candidate, fold: Dim, have: Dim) -> bool:
-    """Whether an operand becomes the matrices of a candidate without a copy, by us or by BLAS."""
+def readable(layout: Layout, candidate: Candidate, fold: Dim, have: Dim) -> bool:
+    """Whether an operand becomes matrices that BLAS reads as they lie, without a copy.
+
+    Args:
+        layout: of the operand.
+        candidate: whose matrices they are.
+        fold: its rows or its columns, whichever the operand has.
+        have: the axes of the operand, those that are contracted aside.
+    """
     present = [name in have for name in candidate.batch]
     if any(present) and not (all(present) and layout.folds(candidate.batch)):
         return False

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Roles = dict[str, str]
 Initializer = Callable[[Tensor, Roles], object]
@@ -137,9 +137,21 @@ def fill(
 
 @torch.no_grad()
 def orthogonal(matrices: Tensor) -> None:
-    """Make every matrix of a stack `batch out in` orthogonal, in place."""
+    """Make every matrix of a stack `batch out in` orthogonal, in place; unitary if complex."""
     for matrix in matrices:
-        nn.init.orthogonal_(matrix)
+        # Torch factorizes in single and double precision only, and draws real matrices only.
+        exact = (
+            torch.float64 if matrix.dtype in {torch.float64, torch.complex128} else torch.float32
+        )
+        kind = exact.to_complex() if matrix.is_complex() else exact
+        rows, columns = matrix.shape
+        drawn = torch.randn(
+            max(rows, columns), min(rows, columns), dtype=kind, device=matrix.device
+        )
+        unitary, upper = torch.linalg.qr(drawn)
+        # The signs of the factorization are the library's choice; without them all are likely.
+        unitary *= upper.diagonal().sgn()
+        matrix.copy_(unitary if rows >= columns else unitary.mH)
 
 
 @torch.no_grad()

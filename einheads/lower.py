@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .build import Builder
-from .candidates import PER_CALL, Candidate, Elementwise, Traits, Way, made, ways
+from .candidates import PER_CALL, Candidate, Elementwise, Traits, Way, made, readable, ways
 from .layout import Layout, contiguous
 from .plan import Plan
 from .sizes import Bound, Dim, Dims
 from .steps import (
     Add,
     Bmm,
-    Expand,
     Linear,
     Matmul,
     Multiply,
@@ -27,7 +26,7 @@ from .steps import (
     Steps,
     Sum,
     flat,
-    tellable,
+    untold,
 )
 
 
@@ -163,9 +162,7 @@ class _Lowering:
         writer = replace(self, build=self.build.copy())
         result = writer.write(chosen)
         build = writer.build
-        dims = [step.dims for step in build.steps if isinstance(step, (Reshape, Expand))]
-        used = {name for one in dims for name in flat(one)}
-        given = _given(build.inputs, used, self.needed)
+        given = untold(build.inputs, build.steps, self.needed, self.plan.sizes)
         steps = Steps(build.inputs, tuple(build.steps), result, given, self.traits.integer)
         return Draft(steps, price + PER_CALL * len(build.steps))
 
@@ -186,7 +183,9 @@ class _Lowering:
 
     def fuses(self, way: Candidate) -> bool:
         """Whether a linear can add the bias itself."""
-        return not way.batch and bool(way.columns) and set(way.columns) == set(self.bias or ())
+        return bool(not way.batch and way.rows and way.columns) and set(way.columns) == set(
+            self.bias or ()
+        )
 
     # The kinds of contraction
 
@@ -212,20 +211,57 @@ class _Lowering:
         if candidate.batch:
             return self.stacked(candidate, left, right)
         rows, columns, contract = candidate.rows, candidate.columns, candidate.contract
-        # A linear with any number of leading dimensions folds them itself, as a view where they
-        # fold.
-        folds = self.build.known[left].folds(rows) and self.build.known[left].folds(contract)
-        apart = self.apart(left, rows) if folds else (rows,)
-        left = self.build.arrange(left, (*(apart if rows else ()), contract))
-        dims = (*(apart if rows else ()), *((columns,) if columns else ()))
+        if not rows:
+            # A matrix and a vector: torch is twice as fast with the vector on the right.
+            vector = self.build.arrange(left, (contract,))
+            if not columns:
+                right = self.build.arrange(right, (contract,))
+                return self.build.emit(Matmul(vector, right, contract, ()))
+            matrix = self.matrix(right, candidate, columns, (columns, contract))
+            return self.build.emit(Matmul(matrix, vector, contract, (columns,)))
+        if self.readable(left, candidate, rows):
+            # A linear with any number of leading dimensions folds them itself, as a view.
+            apart = self.apart(left, rows)
+            left = self.build.arrange(left, (*apart, contract))
+        else:
+            apart = (rows,)
+            left = self.matrix(left, candidate, rows, (rows, contract))
         if not columns:
             right = self.build.arrange(right, (contract,))
-            return self.build.emit(Matmul(left, right, contract, dims))
+            return self.build.emit(Matmul(left, right, contract, apart))
+        dims = (*apart, columns)
         if bias is not None or self.transposed(right, columns, contract):
-            right = self.build.arrange(right, (columns, contract))
+            right = self.matrix(right, candidate, columns, (columns, contract))
             return self.build.emit(Linear(left, right, bias, contract, dims))
-        right = self.build.arrange(right, (contract, columns))
+        right = self.matrix(right, candidate, columns, (contract, columns))
         return self.build.emit(Matmul(left, right, contract, dims))
+
+    def readable(self, number: int, candidate: Candidate, fold: Dim) -> bool:
+        """Whether BLAS can read a value as it lies."""
+        axes = flat(self.build.dims(number))
+        have = tuple(name for name in axes if name not in candidate.contract)
+        return readable(self.build.known[number], candidate, fold, have)
+
+    def matrix(self, number: int, candidate: Candidate, fold: Dim, dims: Dims) -> int:
+        """Bring a value into matrices of these dimensions, copied only if BLAS cannot read it.
+
+        A copy is laid out so that the innermost axis stays the innermost one: then it moves whole
+        runs of numbers, several times faster. BLAS reads the transposed matrix as well.
+        """
+        if self.readable(number, candidate, fold):
+            return self.build.arrange(number, dims)
+        order = self.build.known[number].order
+        *stack, first, second = dims
+        turned = bool(order) and order[-1] in first
+        target = (*stack, second, first) if turned else dims
+        before = len(self.build.steps)
+        number = self.build.arrange(number, target)
+        made = self.build.steps[before:]
+        if not any(isinstance(step, Reshape) and step.copies for step in made):
+            # Nothing has been copied on the way, but the strides are none that BLAS can read.
+            number = self.build.emit(Reshape(number, copies=True, dims=target))
+        turn = (*range(len(stack)), len(stack) + 1, len(stack))
+        return self.build.permute(number, turn) if turned else number
 
     def apart(self, number: int, axes: Dim) -> Dims:
         """The dimensions of a value for these axes: as they are, if they have this order."""
@@ -248,23 +284,17 @@ class _Lowering:
             candidate.columns,
             candidate.contract,
         )
-        shared = (
-            set(flat(self.build.dims(left)))
-            .intersection(flat(self.build.dims(right)))
-            .issuperset(batch)
-        )
-        folds = self.build.known[left].folds(batch) and self.build.known[right].folds(batch)
-        if len(batch) > 1 and shared and folds and max(len(rows), len(columns), len(contract)) <= 1:
-            # matmul folds the batch itself; several batch dimensions then need no reshape of ours.
-            stack: Dims = tuple((name,) for name in batch)
-            left = self.build.arrange(left, (*stack, rows, contract))
-            right = self.build.arrange(right, (*stack, contract, columns))
-            dims = (*stack, rows, columns)
-            return self.build.emit(Matmul(left, right, contract, dims))
-        left = self.build.arrange(left, (batch, rows, contract))
-        right = self.build.arrange(right, (batch, contract, columns))
-        dims = (batch, rows, columns)
-        return self.build.emit(Bmm(left, right, contract, dims))
+        axes = [flat(self.build.dims(number)) for number in (left, right)]
+        shared = all(name in one for name in batch for one in axes)
+        free = self.readable(left, candidate, rows) and self.readable(right, candidate, columns)
+        single = max(len(rows), len(columns), len(contract)) <= 1
+        # matmul folds the batch itself; several batch dimensions then need no reshape of ours.
+        apart = len(batch) > 1 and shared and free and single
+        stack: Dims = tuple((name,) for name in batch) if apart else (batch,)
+        left = self.matrix(left, candidate, rows, (*stack, rows, contract))
+        right = self.matrix(right, candidate, columns, (*stack, contract, columns))
+        kind = Matmul if apart else Bmm
+        return self.build.emit(kind(left, right, contract, (*stack, rows, columns)))
 
     # The result
 
@@ -272,24 +302,21 @@ class _Lowering:
         """Add the bias, and bring the result into the order that the pattern wants."""
         if bias is not None:
             axes = set(self.bias or ())
-            # Folded output axes of which the bias has only some have to be apart while it is added.
-            mixed = any(0 < len(axes.intersection(dim)) < len(dim) for dim in self.output)
-            have = set(flat(self.build.dims(number))) | axes
-            wanted = tuple((name,) for dim in self.output for name in dim) if mixed else self.output
-            known = tuple(tuple(name for name in dim if name in have) for dim in wanted)
-            small = tuple(tuple(name for name in dim if name in axes) for dim in wanted)
-            lead = next((place for place, dim in enumerate(small) if dim), len(small))
-            have_now = set(flat(self.build.dims(number)))
-            number = self.build.regroup(
-                number, tuple(tuple(name for name in dim if name in have_now) for dim in known)
+            have = set(flat(self.build.dims(number)))
+            # Folded output axes of which the bias or the value has only some have to be apart
+            # while they are added.
+            mixed = any(
+                0 < len(some.intersection(dim)) < len(dim)
+                for dim in self.output
+                for some in (axes, have)
             )
+            wanted = tuple((name,) for name in flat(self.output)) if mixed else self.output
+            value, small, both = (
+                tuple(tuple(name for name in dim if name in some) for dim in wanted)
+                for some in (have, axes, have | axes)
+            )
+            lead = next((place for place, dim in enumerate(small) if dim), len(small))
+            number = self.build.regroup(number, value)
             bias = self.build.regroup(bias, small[lead:])
-            number = self.build.combine(Add, number, bias, known)
+            number = self.build.combine(Add, number, bias, both)
         return self.build.arrange(number, self.output)
-
-
-def _given(inputs: Sequence[Dims], used: set[str], needed: Sequence[str]) -> tuple[str, ...]:
-    """The sizes a program has to be told, since it uses them or solves a composite with them."""
-    untold = used - tellable(inputs)
-    together = [set(dim) for dims in inputs for dim in dims if untold.intersection(dim)]
-    return tuple(name for name in needed if name in untold or any(name in dim for dim in together))

@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .errors import PatternError, Span
+from .errors import PatternError, Span, appearance, kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Dots:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A composite axis such as `(h d)`: one dimension of the tensor, several axes of the pattern."""
+    """A composite axis such as `(h d)`: one dimension of the tensor, several axes."""
 
     parts: tuple[Axis | Unit, ...]
     span: Span
@@ -140,15 +140,16 @@ def parse(text: str) -> Pattern:
     if not isinstance(text, str):
         raise TypeError(_not_text(text))
     tokens = list(_tokens(text))
+    if not tokens:
+        raise PatternError("the pattern is empty", notes=[f"write: {_ARROW}"])
     arrows = [token for token in tokens if token.text == "->"]
     if not arrows:
+        end = tokens[-1].span[1]
         raise PatternError(
-            "the pattern has no '->': the output has to be written",
+            "the pattern has no '->', and the output has to be written",
             text,
-            [(len(text), len(text))],
-            [
-                f"write: {' '.join(text.split())} -> ..., with the axes of the output in place of '...'"
-            ],
+            [(end, end)],
+            [f"write: {_ARROW}"],
         )
     if len(arrows) > 1:
         raise PatternError(
@@ -158,42 +159,62 @@ def parse(text: str) -> Pattern:
             ["write: one '->', the operands before it and the output after it"],
         )
     where = tokens.index(arrows[0])
-    operands = tuple(
-        _term(text, chunk, span) for chunk, span in _split(tokens[:where], arrows[0].span[0])
-    )
+    operands = tuple(_term(text, chunk, start) for chunk, start in _split(tokens[:where]))
     after = tokens[where + 1 :]
-    comma = next((token for token in after if token.text == ","), None)
-    if comma is not None:
+    commas = [token.span for token in after if token.text == ","]
+    if commas:
+        rest = " ".join(token.text for token in after if token.text != ",")
         raise PatternError(
-            "the output is one term, and here is a comma in it",
+            "the output has a comma, but commas separate operands, and spaces their axes",
             text,
-            [comma.span],
-            ["write: axes separated by spaces, such as 'b h o'"],
+            commas,
+            [f"write: -> {rest}".rstrip()],
         )
-    output = _term(text, after, (arrows[0].span[1], len(text)))
-    for axis in output.axes:
-        if len(output.places(axis.name)) > 1:
+    output = _term(text, after, arrows[0].span[1])
+    pattern = Pattern(text, operands, output)
+    _check_output(pattern)
+    _check_lookalikes(pattern)
+    return pattern
+
+
+_ARROW = "the operands, '->', and the axes of the output, as in 'b i, o i -> b o'"
+
+
+def _check_output(pattern: Pattern) -> None:
+    output = pattern.output
+    for name in output.names:
+        if output.names.count(name) > 1:
             raise PatternError(
-                f"axis '{axis.name}' stands twice in the output",
-                text,
-                output.places(axis.name),
-                [
-                    "write: each axis once in the output; there is no spelling that puts values on a diagonal"
-                ],
+                f"axis '{name}' stands twice in the output",
+                pattern.text,
+                output.places(name),
+                ["write: each axis once; no pattern puts values on a diagonal"],
             )
-    if output.dots is not None and not any(term.dots for term in operands):
+    if output.dots is not None and not any(term.dots for term in pattern.operands):
         raise PatternError(
             "the output has '...', but no operand has",
-            text,
+            pattern.text,
             [output.dots.span],
             ["write: '...' in the operand whose axes these are, or name the axes"],
         )
-    return Pattern(text, operands, output)
+
+
+def _check_lookalikes(pattern: Pattern) -> None:
+    """Refuse two names that look the same: a sum over both would be silent nonsense."""
+    looks: dict[str, str] = {}
+    for name in pattern.names:
+        other = looks.setdefault(appearance(name), name)
+        if other != name:
+            raise PatternError(
+                f"two axes look the same, but are not: {other!a} and {name!a}",
+                pattern.text,
+                pattern.places(other) + pattern.places(name),
+                ["write: both with letters of one alphabet"],
+            )
 
 
 def spaced(pattern: Pattern) -> str | None:
-    """The spelling with spaces of a pattern written the way of `torch.einsum`, if it looks like
-    one.
+    """The spelling with spaces of a pattern that looks as if it were written for `torch.einsum`.
 
     Example:
         >>> spaced(parse("bwhi,hoi->bwho"))
@@ -206,8 +227,8 @@ def spaced(pattern: Pattern) -> str | None:
     )
     if not plain or all(len(name) == 1 for name in pattern.names):
         return None
-    letters = [set("".join(map(str, items))) for items in words]
-    if not letters[-1] <= set().union(*letters[:-1]):
+    *operands, output = ("".join(map(str, items)) for items in words)
+    if not set(output) <= set("".join(operands)) or len(set(output)) < len(output):
         return None
 
     def spread(term: Term) -> str:
@@ -224,15 +245,15 @@ class _Token:
     span: Span
 
 
-# A word is anything that could be meant as a name, so that `2d` is refused as one thing.
-_TOKEN = re.compile(r"\s+|->|\.\.\.|[(),]|\w+")
+_TOKEN = re.compile(r"\s+|->|\.\.\.|[(),]")
 
 
 def _tokens(text: str) -> Iterator[_Token]:
     place = 0
     while place < len(text):
         match = _TOKEN.match(text, place)
-        if match is None:
+        end = match.end() if match else _word_end(text, place)
+        if end == place:
             character = text[place]
             raise PatternError(
                 f"{character!r} has no meaning in a pattern",
@@ -240,38 +261,44 @@ def _tokens(text: str) -> Iterator[_Token]:
                 [(place, place + 1)],
                 [_FIXES.get(character, _FIX)],
             )
-        word = match.group()
-        if not word.isspace():
-            yield _Token(word, match.span())
-        place = match.end()
+        if not text[place:end].isspace():
+            yield _Token(text[place:end], (place, end))
+        place = end
+
+
+def _word_end(text: str, place: int) -> int:
+    """Where a word ends: all that could be meant as a name, so `2d` is refused as one thing."""
+    # What may continue an identifier: letters, digits and, in some alphabets, marks.
+    while place < len(text) and (text[place].isalnum() or f"a{text[place]}".isidentifier()):
+        place += 1
+    return place
 
 
 _FIX = "write: axis names separated by spaces, ',' between operands, '->' before the output"
-_FIXES = {
-    ".": "write: '...' (three points) for any number of axes",
-    "…": "write: '...' (three points) for any number of axes",
-    "-": "write: '->' before the output",
-    ">": "write: '->' before the output",
-    "→": "write: '->' before the output",
-    "[": "write: parentheses for a composite axis, such as '(h d)'",
-    "*": "write: '...' for any number of axes, '(h d)' for a product of two",
-}
+_FIXES = (
+    dict.fromkeys(".\u2026", "write: '...' (three points) for any number of axes")
+    | dict.fromkeys("-=>\u2013\u2192\u21d2", "write: '->' before the output")
+    | dict.fromkeys("[]{}", "write: parentheses for a composite axis, such as '(h d)'")
+    | {"*": "write: '...' for any number of axes, '(h d)' for a product of two"}
+)
 
 
-def _split(tokens: list[_Token], end: int) -> Iterator[tuple[list[_Token], Span]]:
-    """Cut the left side at its commas; a term without tokens is a scalar operand."""
+def _split(tokens: list[_Token]) -> Iterator[tuple[list[_Token], int]]:
+    """Cut the left side at its commas; with each part, where it starts."""
     chunk: list[_Token] = []
     start = 0
     for token in tokens:
         if token.text == ",":
-            yield chunk, (start, token.span[0])
+            yield chunk, start
             chunk, start = [], token.span[1]
         else:
             chunk.append(token)
-    yield chunk, (start, end)
+    yield chunk, start
 
 
-def _term(text: str, tokens: list[_Token], span: Span) -> Term:
+def _term(text: str, tokens: list[_Token], start: int) -> Term:
+    """Read one term; without tokens it is a scalar."""
+    span = (tokens[0].span[0], tokens[-1].span[1]) if tokens else (start, start)
     items: list[Item] = []
     parts: list[Axis | Unit] = []
     opened: _Token | None = None
@@ -282,7 +309,7 @@ def _term(text: str, tokens: list[_Token], span: Span) -> Term:
                     "parentheses inside parentheses",
                     text,
                     [opened.span, token.span],
-                    ["write: one level, '(a b c)' instead of '(a (b c))': the product is the same"],
+                    ["write: one level, such as '(a b c)' for '(a (b c))'"],
                 )
             opened, parts = token, []
         elif token.text == ")":
@@ -300,9 +327,7 @@ def _term(text: str, tokens: list[_Token], span: Span) -> Term:
                     "'...' inside parentheses",
                     text,
                     [token.span],
-                    [
-                        "write: '...' outside, and flatten the result, or name the axes inside the parentheses"
-                    ],
+                    ["write: '...' outside, or a name for each axis inside"],
                 )
             before = [item.span for item in items if isinstance(item, Dots)]
             if before:
@@ -324,26 +349,28 @@ def _term(text: str, tokens: list[_Token], span: Span) -> Term:
 
 
 def _axis(text: str, token: _Token) -> Axis | Unit:
-    word = token.text
+    # Python normalizes the names of keyword arguments; an axis must be the same name as its size.
+    word = unicodedata.normalize("NFKC", token.text)
     if word == "1":
         return Unit(token.span)
-    if word.isdigit():
+    if word.isdecimal():
+        # The digits of other alphabets, too; and `int` refuses thousands of digits.
+        size = "".join(str(unicodedata.decimal(digit)) for digit in word).lstrip("0") or "0"
         raise PatternError(
-            f"a size other than 1 stands in the pattern: {word}",
+            f"the only size that may stand in a pattern is 1, not {token.text}",
             text,
             [token.span],
-            [f"write: a name, and its size as a keyword, such as n={word}"],
+            [f"write: a name, and its size as a keyword, such as n={size}"],
         )
-    # Python normalizes the names of keyword arguments; an axis must be the same name as its size.
-    name = unicodedata.normalize("NFKC", word)
-    if not name.isidentifier():
+    # Python compiles no function that assigns to `__debug__`.
+    if not word.isidentifier() or word == "__debug__":
         raise PatternError(
-            f"{word!r} cannot name an axis",
+            f"{token.text!r} cannot name an axis",
             text,
             [token.span],
             ["write: a name that begins with a letter, such as 'h1'"],
         )
-    return Axis(name, token.span)
+    return Axis(word, token.span)
 
 
 def _axes(items: tuple[Item, ...] | tuple[Axis | Unit, ...]) -> Iterator[Axis]:
@@ -355,7 +382,7 @@ def _axes(items: tuple[Item, ...] | tuple[Axis | Unit, ...]) -> Iterator[Axis]:
 
 
 def _not_text(value: object) -> str:
-    kind = type(value).__name__
+    example = "write: the pattern first, such as 'b i, o i -> b o'"
     if hasattr(value, "shape"):
-        return f"the pattern comes first, then the tensors, but the first argument is a {kind}"
-    return f"the pattern is a string such as 'b i, o i -> b o', not a {kind}"
+        return f"the first argument is {kind(value)}, not a pattern; {example}, then the tensors"
+    return f"the pattern is {kind(value)}, not a string; {example}"

@@ -19,30 +19,21 @@ import torch
 from torch import Tensor
 
 from .candidates import Traits
-from .errors import kind
 from .layout import layout
 from .lower import lower
+from .operands import (
+    Declaration,
+    check_mixture,
+    check_support,
+    check_types,
+    input_names,
+    labels,
+)
 from .pattern import Pattern, parse
 from .plan import plan
 from .sizes import Bound, bind
 from .source import write
 from .steps import Steps
-
-
-class Declaration(NamedTuple):
-    """What is computed, as far as it is known before any tensor.
-
-    These are plain constants, which tracers accept.
-
-    Attributes:
-        text: the pattern.
-        bias: the axes of a bias, the last tensor of a call, separated by spaces; None for no bias.
-        names: a name for each tensor in the source, the bias too; None for `x1`, `x2`, ...
-    """
-
-    text: str
-    bias: str | None = None
-    names: tuple[str, ...] | None = None
 
 
 class CacheInfo(NamedTuple):
@@ -202,13 +193,6 @@ def compile_source(source: str, name: str, filename: str) -> Callable[..., Tenso
     return function
 
 
-def input_names(declaration: Declaration, count: int) -> tuple[str, ...]:
-    """What the tensors are called in the source."""
-    if declaration.names is not None:
-        return declaration.names
-    return ("x",) if count == 1 else tuple(f"x{number}" for number in range(1, count + 1))
-
-
 @torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def apply(
     declaration: Declaration | str, given: tuple[tuple[str, int], ...], *tensors: Tensor
@@ -219,29 +203,39 @@ def apply(
     code, and then trace the operations inside of it with symbolic sizes; nothing of the planning is
     traced.
     """
+    entry = None
     try:
         if len(tensors) == 2:  # by far the most calls; spelled out, this is twice as fast
             a, b = tensors
             dense = a.is_contiguous() or a.stride(), b.is_contiguous() or b.stride()
-            parts = (a.shape, a.dtype, b.shape, b.dtype, *dense)
+            parts = (a.shape, a.dtype, b.shape, b.dtype, b.is_cpu, *dense)
         else:
             parts = _parts(tensors)
-        run, extra = _cache.signatures[declaration, given, _autocast(), tensors[0].is_cpu, parts]
-    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError):
-        # Not met yet; or symbolic sizes (which cannot be looked up); or something that is no
-        # strided tensor.
-        run, extra = _miss(declaration, given, tensors)
+        # True and 2.0 would be found as 1 and 2, and nobody would refuse them.
+        if not given or all(type(size) is int for _, size in given):
+            signature = declaration, given, _autocast(), tensors[0].is_cpu, parts
+            entry = _cache.signatures.get(signature)
+    except (TypeError, AttributeError, IndexError, RuntimeError):
+        # Symbolic sizes, which cannot be looked up; or something that is no strided tensor, which
+        # will be refused in our words.
+        entry = None
+    run, extra = entry or _miss(declaration, given, tensors)
     try:
         return run(*tensors, *extra)
-    except RuntimeError:
-        _check_tensors(_declared(declaration), tensors)
+    except RuntimeError as error:
+        check_mixture(_declared(declaration), tensors)
+        check_support(tensors, error)
         raise
 
 
 def _parts(tensors: Sequence[Tensor]) -> _Signature:
     """What of the tensors tells their program: shape, dtype, and the strides unless contiguous."""
-    parts = [part for tensor in tensors for part in (tensor.shape, tensor.dtype)]
-    return (*parts, *[tensor.is_contiguous() or tensor.stride() for tensor in tensors])
+    if len(tensors) == 2:
+        a, b = tensors
+        dense = a.is_contiguous() or a.stride(), b.is_contiguous() or b.stride()
+        return (a.shape, a.dtype, b.shape, b.dtype, b.is_cpu, *dense)
+    parts = [part for one in tensors for part in (one.shape, one.dtype, one.is_cpu)]
+    return (*parts, *[one.is_contiguous() or one.stride() for one in tensors])
 
 
 # The public question names a device and takes twice as long; this is asked at every call.
@@ -252,9 +246,9 @@ def program_for(
     declaration: Declaration, given: tuple[tuple[str, int], ...], tensors: Sequence[Tensor]
 ) -> tuple[Program, Bound]:
     """The program that `apply` runs for these tensors, and the sizes it was found for."""
-    _check_types(declaration, tensors)
+    check_types(declaration, tensors)
     if not _autocast():
-        _check_tensors(declaration, tensors)
+        check_mixture(declaration, tensors)
     # What is no text cannot be looked up; `parse` explains it.
     known = type(declaration.text) is str
     pattern = _cache.pattern(declaration.text) if known else parse(declaration.text)
@@ -305,7 +299,8 @@ def _miss(
 ) -> _Entry:
     program, bound = program_for(_declared(declaration), given, tensors)
     entry = program.run, tuple(bound.sizes[name] for name in program.steps.given)
-    if all(type(size) is int for tensor in tensors for size in tensor.shape):
+    told = [*(size for _, size in given), *(size for one in tensors for size in one.shape)]
+    if all(type(size) is int for size in told):
         signature = declaration, given, _autocast(), tensors[0].is_cpu, _parts(tensors)
         _cache.remember(signature, entry)
     return entry
@@ -321,83 +316,3 @@ def _hint(size: int) -> int:
     # A size that depends on data has no example. Any middle-sized number will do: it only ranks
     # plans.
     return 64
-
-
-def labels(declaration: Declaration, count: int) -> list[str]:
-    """What errors call the operands."""
-    if declaration.names is None:
-        return [f"operand {number}" for number in range(1, count + 1)]
-    return list(declaration.names[:count])
-
-
-def _check_types(declaration: Declaration, tensors: Sequence[object]) -> None:
-    """Refuse what is no ordinary tensor, whatever the others are."""
-    if type(declaration.text) is not str:
-        # Tensors come after the pattern, so a wrong pattern is the first mistake.
-        parse(declaration.text)
-    for number, tensor in enumerate(tensors):
-        called = _label(declaration, number)
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{called} is {kind(tensor)}, not a tensor{_fix_type(tensor)}")
-        if tensor.is_nested:
-            fix = "write: .to_padded_tensor(0.0)"
-            raise TypeError(f"{called} is a nested tensor, which has no sizes; {fix}")
-        if tensor.is_quantized:
-            raise TypeError(f"{called} is quantized ({tensor.dtype}); write: .dequantize()")
-        if tensor.layout != torch.strided:
-            raise TypeError(f"{called} is not dense ({tensor.layout}); write: .to_dense()")
-        if tensor.dtype == torch.bool:
-            raise TypeError(
-                f"{called} is boolean, and booleans have no sum of products; "
-                f"write: .to({_likely([one for one in tensors if isinstance(one, Tensor)])})"
-            )
-
-
-def _fix_type(value: object) -> str:
-    if isinstance(value, (list, tuple)) and any(isinstance(one, Tensor) for one in value):
-        return "; write: each tensor as an argument of its own"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"; write: torch.as_tensor(...), or n={value} if it is the size of an axis 'n'"
-    if isinstance(value, (float, complex, list, tuple)) or hasattr(value, "__array__"):
-        return "; write: torch.as_tensor(...)"
-    return ""
-
-
-def _check_tensors(declaration: Declaration, tensors: Sequence[Tensor]) -> None:
-    """Refuse mixtures that torch would refuse with a message about its own internals."""
-    if not tensors:
-        return
-    # A layer's inputs come first, its parameters last: the input has to be converted.
-    place = len(tensors) - 1
-    if declaration.names is None:
-        wanted = _likely(tensors)
-        place = next(number for number, tensor in enumerate(tensors) if tensor.dtype == wanted)
-    model = tensors[place]
-    for number, tensor in enumerate(tensors):
-        called, other = _label(declaration, number), _label(declaration, place)
-        if tensor.dtype != model.dtype:
-            raise TypeError(
-                f"{called} is {tensor.dtype}, but {other} is {model.dtype}; "
-                f"write: .to({model.dtype}) for {called}"
-            )
-        if tensor.device != model.device:
-            raise TypeError(
-                f"{called} is on {tensor.device}, but {other} is on {model.device}; "
-                f"write: .to('{model.device}') for {called}"
-            )
-
-
-def _likely(tensors: Sequence[Tensor]) -> torch.dtype:
-    """The dtype that was probably meant: that of most tensors, and then the richest common one."""
-    dtypes = [tensor.dtype for tensor in tensors if tensor.dtype != torch.bool]
-
-    def rank(dtype: torch.dtype) -> tuple[bool, int, bool, bool]:
-        rich = dtype.is_complex, dtype.is_floating_point
-        # Double precision comes from NumPy more often than it is meant.
-        return rich[0], dtypes.count(dtype), rich[1], dtype == torch.float32
-
-    return max(dtypes, key=rank, default=torch.int64)
-
-
-def _label(declaration: Declaration, number: int) -> str:
-    return f"operand {number + 1}" if declaration.names is None else declaration.names[number]

@@ -8,13 +8,14 @@ divided). Its true product is its error messages.
 
 from __future__ import annotations
 
-import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
-from .errors import SizeError, Span
-from .pattern import Axis, Dots, Group, Item, Pattern, Unit, spaced
+from .errors import SizeError, Span, count, listed
+from .given import MOST, checked, fail_output, fix_spaces
+from .pattern import Axis, Dots, Group, Item, Pattern, Term, Unit
 
 # One dimension of a tensor: the axes folded into it. `("h", "d")` is the composite `(h d)`, `()` is
 # `1`.
@@ -29,8 +30,7 @@ class Bound:
     Attributes:
         pattern: what was bound.
         operands: the dimensions of each operand; an axis under `...` is called `...1`, `...2` from
-            the left,
-            and is `()` in an operand where it broadcasts.
+            the left, and is `()` in an operand where it broadcasts.
         output: the dimensions of the result.
         sizes: the size of every axis.
         needed: the axes whose size no shape tells, so that it must be given at every call.
@@ -57,7 +57,7 @@ def bind(
         >>> bound.operands
         ((('...1',), ('h', 'i')), (('h',), ('o',), ('i',)))
         >>> bound.sizes
-        {'...1': 10, 'h': 4, 'o': 32, 'i': 64}
+        {'...1': 10, 'h': 4, 'i': 64, 'o': 32}
 
     Args:
         pattern: what the operands are meant to be.
@@ -72,6 +72,17 @@ def bind(
     return _Binder(pattern, shapes, given or {}, labels).bind()
 
 
+class _Origin(NamedTuple):
+    """Where a size was met first."""
+
+    label: str
+    place: int | None = None
+    span: Span | None = None
+
+    def __str__(self) -> str:
+        return self.label if self.place is None else f"{self.label}, dimension {self.place + 1}"
+
+
 class _Binder:
     """The sizes met so far, and where: what every message needs."""
 
@@ -84,29 +95,23 @@ class _Binder:
     ) -> None:
         self.pattern = pattern
         self.shapes = shapes
-        self.given = given
+        self.given = checked(pattern, given)
         self.labels = labels or [
             f"operand {number}" for number in range(1, len(pattern.operands) + 1)
         ]
-        self.sizes: dict[str, int] = {}
-        # Where a size was met first: what to say of it, and the place in the pattern.
-        self.origins: dict[str, tuple[str, Span | None]] = {}
+        self.sizes = dict(self.given)
+        self.origins = dict.fromkeys(self.given, _Origin("given"))
         self.seen: set[str] = set()
 
     def bind(self) -> Bound:
-        self.check_given()
         if len(self.shapes) != len(self.pattern.operands):
             self.fail_count()
         widths = [self.width_of_dots(number) for number in range(len(self.shapes))]
-        width = max(widths, default=0)
-        for name, size in self.given.items():
-            self.sizes[name] = size
-            self.origins[name] = ("given", None)
+        width = max(widths)
         dotted = self.bind_dots(widths, width)
         for number in range(len(self.shapes)):
             self.bind_single(number, widths[number])
-        for number in range(len(self.shapes)):
-            self.bind_composite(number, widths[number])
+        self.bind_composites(widths)
         self.check_output()
         operands = tuple(
             self.dims(term.items, dotted[number])
@@ -120,56 +125,34 @@ class _Binder:
             self.pattern, operands, output, {name: self.sizes[name] for name in order}, needed
         )
 
-    def check_given(self) -> None:
-        for name, size in self.given.items():
-            if name not in self.pattern.names:
-                nearest = difflib.get_close_matches(name, self.pattern.names, 1)
-                raise SizeError(
-                    f"a size is given for '{name}', which is no axis of the pattern",
-                    self.pattern.text,
-                    notes=[f"did you mean {nearest[0]}={size}?"]
-                    if nearest
-                    else [f"remove {name}={size}"],
-                )
-            # Booleans are integers to Python; symbolic integers are none, but can index.
-            if isinstance(size, bool) or not hasattr(size, "__index__"):
-                raise TypeError(
-                    f"the size of axis '{name}' is an integer, not {size!r} ({type(size).__name__})"
-                )
-            if isinstance(size, int) and size < 0:
-                raise SizeError(
-                    f"the size of axis '{name}' is negative: {size}",
-                    self.pattern.text,
-                    self.pattern.places(name),
-                )
-
     def width_of_dots(self, number: int) -> int:
         """How many axes stand under the `...` of an operand; refuses a wrong rank."""
         term, shape = self.pattern.operands[number], self.shapes[number]
         named = sum(not isinstance(item, Dots) for item in term.items)
         extra = len(shape) - named
         if extra < 0 or (extra > 0 and term.dots is None):
-            spelling = spaced(self.pattern)
-            least = "at least " if term.dots else ""
+            wanted = f"{'at least ' if term.dots else ''}{count(named, 'axis')}"
             raise SizeError(
-                f"{self.labels[number]} has {_count(len(shape), 'dimension')}, shape {_shape(shape)}, "
-                f"but '{term}' names {least}{named}",
+                f"{self.labels[number]} has {count(len(shape), 'dimension')}, shape {_shape(shape)}"
+                + (f", but '{term}' names {wanted}" if term.items else ", but stands for a scalar"),
                 self.pattern.text,
-                [_visible(term.span, self.pattern.text)],
-                [f"axes are separated by spaces; did you mean '{spelling}'?"]
-                if spelling and term.names and len(shape) == len(term.names[0])
-                else [self.fix_rank(number, extra)],
+                [term.span],
+                self.fix_rank(number, extra),
             )
         return extra
 
-    def fix_rank(self, number: int, extra: int) -> str:
-        term = self.pattern.operands[number]
+    def fix_rank(self, number: int, extra: int) -> list[str]:
+        term, rank = self.pattern.operands[number], len(self.shapes[number])
+        spaces = fix_spaces(self.pattern)
+        if spaces and rank == len("".join(term.names)):
+            return [spaces]
+        # A single name is as likely a word: `"time, time -> time"`.
+        notes = [spaces] if spaces and len(self.pattern.names) > 1 else []
         if extra < 0:
-            return f"write: {_count(len(self.shapes[number]), 'axis')} in '{term}', or give a tensor with more dimensions"
-        return (
-            f"write: '... {term}'".rstrip()
-            + f" if the first {_count(extra, 'dimension')} may be anything, or name them"
-        )
+            return [*notes, f"remove {count(-extra, 'axis')} from '{term}', or give another tensor"]
+        first, them = ("dimension", "it") if extra == 1 else (f"{extra} dimensions", "them")
+        dots = f"'... {term}'" if term.items else "'...'"
+        return [*notes, f"write: {dots} if the first {first} may be anything, or name {them}"]
 
     def bind_dots(self, widths: Sequence[int], width: int) -> list[list[str]]:
         """Name the axes under `...`, aligned at the right; '' where an operand broadcasts."""
@@ -181,23 +164,16 @@ class _Binder:
             place = term.items.index(term.dots) if term.dots else 0
             for offset, name in enumerate(mine):
                 size = self.shapes[number][place + offset]
-                known = self.sizes.setdefault(name, size)
+                span = term.dots.span if term.dots else term.span
+                here = _Origin(self.labels[number], place + offset, span)
                 self.seen.add(name)
+                known = self.sizes.setdefault(name, size)
+                self.origins.setdefault(name, here)
                 if known != size:
                     if known == 1:
-                        self.sizes[name] = size
+                        self.sizes[name], self.origins[name] = size, here
                     elif size != 1:
-                        self.fail_clash(
-                            name,
-                            number,
-                            place + offset,
-                            size,
-                            term.dots.span if term.dots else term.span,
-                        )
-                self.origins[name] = (
-                    f"{self.labels[number]}, dimension {place + offset + 1}",
-                    None,
-                )
+                        self.fail_dots(name, here, size)
         for number, term in enumerate(self.pattern.operands):
             place = term.items.index(term.dots) if term.dots else 0
             for offset, name in enumerate(dotted[number]):
@@ -222,160 +198,178 @@ class _Binder:
         for place, item in self.items(number, width):
             size = self.shapes[number][place]
             if isinstance(item, Axis):
-                self.meet(item.name, number, place, size, item.span)
-            elif isinstance(item, Unit) and size != 1:
+                self.meet(item.name, size, _Origin(self.labels[number], place, item.span))
+            elif _is_unit(item) and size != 1:
                 raise SizeError(
-                    f"a '1' stands for dimension {place + 1} of {self.labels[number]}, which has size {size}",
+                    f"dimension {place + 1} of {self.labels[number]} has size {size}, "
+                    f"but '{item}' stands for size 1",
                     self.pattern.text,
                     [item.span],
-                    [
-                        f"shape of {self.labels[number]}: {_shape(self.shapes[number])}",
-                        "write: a name in place of '1'",
-                    ],
+                    [f"write: a name in place of '{item}'"],
                 )
 
-    def meet(self, name: str, number: int, place: int, size: int, span: Span) -> None:
+    def meet(self, name: str, size: int, here: _Origin) -> None:
         self.seen.add(name)
         if name not in self.sizes:
-            self.sizes[name] = size
-            self.origins[name] = (f"{self.labels[number]}, dimension {place + 1}", span)
+            self.sizes[name], self.origins[name] = size, here
         elif self.sizes[name] != size:
-            self.fail_clash(name, number, place, size, span)
+            self.fail_clash(name, size, here)
 
-    def bind_composite(self, number: int, width: int) -> None:
-        for place, item in self.items(number, width):
-            if isinstance(item, Group):
-                self.solve(number, place, item)
+    def bind_composites(self, widths: Sequence[int]) -> None:
+        pending = [
+            (number, place, item)
+            for number, width in enumerate(widths)
+            for place, item in self.items(number, width)
+            if isinstance(item, Group)
+        ]
+        while pending:
+            # One composite may solve another. What is left in the end cannot be solved, and `solve`
+            # says why.
+            solvable = [entry for entry in pending if self.solvable(entry[2])] or pending
+            for entry in solvable:
+                self.solve(*entry)
+            pending = [entry for entry in pending if entry not in solvable]
+
+    def solvable(self, group: Group) -> bool:
+        """Whether the sizes met so far leave at most one factor open, which a division tells."""
+        names = Term((group,), group.span).names
+        unknown = [name for name in names if name not in self.sizes]
+        return not unknown or (
+            len(unknown) == 1 and all(self.sizes[name] != 0 for name in names if name in self.sizes)
+        )
 
     def solve(self, number: int, place: int, group: Group) -> None:
         size = self.shapes[number][place]
-        names = [part.name for part in group.parts if isinstance(part, Axis)]
-        unknown = [name for name in dict.fromkeys(names) if name not in self.sizes]
-        known = 1
-        for name in names:
-            known *= self.sizes.get(name, 1)
-        factors = ", ".join(
-            f"{name}={self.sizes[name]}" for name in dict.fromkeys(names) if name in self.sizes
-        )
-        where = f"dimension {place + 1} of {self.labels[number]}"
-        if len(unknown) > 1 or (unknown and names.count(unknown[0]) > 1):
-            raise SizeError(
-                f"'{group}' has size {size}, and more than one of its factors is unknown: {_and(unknown)}"
-                if len(unknown) > 1
-                else f"'{group}' has size {size}, and its factor '{unknown[0]}' stands in it more than once",
-                self.pattern.text,
-                [group.span],
-                [*self.so_far(), f"give one of them as a keyword, such as {unknown[0]}=..."],
+        names = Term((group,), group.span).names
+        factors = {name: self.sizes[name] for name in names if name in self.sizes}
+        unknown = [name for name in dict.fromkeys(names) if name not in factors]
+        known = math.prod(factors.get(name, 1) for name in names)
+        told = ", ".join(f"{name}={factors[name]}" for name in factors)
+        here = _Origin(self.labels[number], place, group.span)
+        sentence = f"'{group}' ({here}) has size {size}"
+        if len(unknown) > 1:
+            self.fail_composite(
+                group,
+                f"{sentence}, and more than one factor is unknown: {listed(unknown)}",
+                f"give all but one of them, such as {unknown[0]}=...",
             )
+        if unknown and names.count(unknown[0]) > 1:
+            self.fail_composite(
+                group,
+                f"{sentence}, and its unknown factor '{unknown[0]}' stands in it more than once",
+                f"give it as a keyword: {unknown[0]}=...",
+            )
+        if unknown and known == 0 and size == 0:
+            self.fail_composite(
+                group,
+                f"{sentence}, whatever '{unknown[0]}' is, since {told}",
+                f"give it as a keyword: {unknown[0]}=...",
+            )
+        fix = f"write: sizes whose product is {size}, or give another tensor"
         if unknown:
             if known == 0 or size % known != 0:
-                raise SizeError(
-                    f"'{group}' is {where}, of size {size}, which is no multiple of {factors or known}",
-                    self.pattern.text,
-                    [group.span],
-                    self.so_far(),
-                )
+                self.fail_composite(group, f"{sentence}, which is no multiple of {told}", fix)
             self.sizes[unknown[0]] = size // known
-            self.origins[unknown[0]] = (where, group.span)
+            self.origins[unknown[0]] = here
             self.seen.add(unknown[0])
         elif known != size:
-            raise SizeError(
-                f"'{group}' is {where}, of size {size}, but {factors} make {known}",
-                self.pattern.text,
-                [group.span],
-                self.so_far(),
-            )
+            self.fail_composite(group, f"{sentence}, but {told} would make it {known}", fix)
 
     def check_output(self) -> None:
         for axis in self.pattern.output.axes:
             if axis.name not in self.sizes:
-                known = [name for name in self.pattern.names if name in self.sizes]
-                nearest = difflib.get_close_matches(axis.name, known, 1)
-                spelling = spaced(self.pattern)
-                if spelling:
-                    note = f"axes are separated by spaces; did you mean '{spelling}'?"
-                elif nearest:
-                    note = f"did you mean '{nearest[0]}'?"
-                else:
-                    note = f"to repeat the result along it, give its size: {axis.name}=..."
-                raise SizeError(
-                    f"axis '{axis.name}' is only in the output, and its size is not given",
-                    self.pattern.text,
-                    [axis.span],
-                    [note],
-                )
+                fail_output(axis, self.pattern)
+        # Shapes are those of tensors; only a given size can make a result that no tensor can be.
+        sizes = [self.sizes[axis.name] for axis in self.pattern.output.axes]
+        if self.given and all(type(size) is int for size in sizes) and math.prod(sizes) >= MOST:
+            raise SizeError(
+                f"the result would have {math.prod(sizes)} numbers, more than any tensor",
+                self.pattern.text,
+                [self.pattern.output.span],
+                [*self.so_far(), "write: smaller sizes"],
+            )
 
     def dims(self, items: Sequence[Item], dotted: Sequence[str]) -> Dims:
         dims: list[Dim] = []
         for item in items:
-            if isinstance(item, Axis):
-                dims.append((item.name,))
-            elif isinstance(item, Dots):
+            if isinstance(item, Dots):
                 dims.extend((name,) if name else () for name in dotted)
-            elif isinstance(item, Group):
-                dims.append(tuple(part.name for part in item.parts if isinstance(part, Axis)))
             else:
-                dims.append(())
+                dims.append(Term((item,), item.span).names)
         return tuple(dims)
 
     def so_far(self, *without: str) -> list[str]:
-        known = [f"{name}={size}" for name, size in self.sizes.items() if name not in without]
+        known = [
+            f"{name}={size}"
+            for name, size in self.sizes.items()
+            if name not in without and not name.startswith("...")
+        ]
         return [f"so far: {', '.join(known)}"] if known else []
 
-    def fail_clash(self, name: str, number: int, place: int, size: int, span: Span) -> NoReturn:
-        origin, first = self.origins[name]
-        known = self.sizes[name]
-        shown = f"axis '{name}'" if not name.startswith("...") else f"an axis under '...' ({name})"
-        notes = self.so_far(name)
-        if 1 in (known, size) and first is not None:
-            one = origin.split(",")[0] if known == 1 else self.labels[number]
-            notes.append(
-                f"a size 1 does not stretch by itself: write '1' in place of '{name}' in {one} to broadcast it"
-            )
-        elif origin == "given":
-            notes.append(f"give {name}={size}, or leave {name}= out: the shapes tell it")
+    def fail_clash(self, name: str, size: int, here: _Origin) -> NoReturn:
+        known, origin = self.sizes[name], self.origins[name]
+        if origin.span is None:
+            fix = f"write: {name}={size}, or leave {name}= out: the shapes tell it"
+        elif 1 in (known, size):
+            one = origin.label if known == 1 else here.label
+            fix = f"write: '1' in place of '{name}' in {one}, if it is meant to broadcast"
+        else:
+            fix = f"give tensors that agree in '{name}', or write two names for two axes"
         raise SizeError(
-            f"{shown} has two sizes: {known} ({origin}) and {size} ({self.labels[number]}, dimension {place + 1})",
+            f"axis '{name}' has two sizes: {known} ({origin}) and {size} ({here})",
             self.pattern.text,
-            [span] if first is None or first == span else [first, span],
-            notes,
+            [span for span in (origin.span, here.span) if span is not None],
+            [*self.so_far(name), fix],
         )
 
-    def fail_count(self) -> NoReturn:
-        wanted, got = len(self.pattern.operands), len(self.shapes)
+    def fail_dots(self, name: str, here: _Origin, size: int) -> NoReturn:
+        origin = self.origins[name]
+        spans = [span for span in (origin.span, here.span) if span is not None]
         raise SizeError(
-            f"the pattern has {_count(wanted, 'operand')}, but {_count(got, 'tensor')} came",
+            f"an axis under '...' has two sizes: {self.sizes[name]} ({origin}) and {size} ({here})",
             self.pattern.text,
-            [_visible(term.span, self.pattern.text) for term in self.pattern.operands[got:]],
+            spans,
             [
-                f"write: one tensor for each of {_and([repr(str(term)) for term in self.pattern.operands])}"
-            ]
-            if got < wanted
-            else ["write: one operand for each tensor, separated by commas"],
+                *self.so_far(),
+                "sizes under '...' are aligned at the right, and have to be equal or 1",
+            ],
         )
+
+    def fail_composite(self, group: Group, sentence: str, fix: str) -> NoReturn:
+        raise SizeError(sentence, self.pattern.text, [group.span], [*self.so_far(), fix])
+
+    def fail_count(self) -> NoReturn:
+        operands = self.pattern.operands
+        wanted, got = len(operands), len(self.shapes)
+        single = [str(term) for term in operands if len(term.items) == 1]
+        if got and len(single) == wanted == sum(map(len, self.shapes)):
+            # As many names as dimensions: commas stand where spaces belong.
+            names = iter(single)
+            terms = [" ".join(next(names) for _ in shape) for shape in self.shapes]
+            meant = f"{', '.join(terms)} -> {self.pattern.output}".strip()
+            fix = f"commas separate operands, and spaces their axes; did you mean '{meant}'?"
+        elif got < wanted:
+            each = [repr(str(term)) if term.items else "a scalar" for term in operands]
+            fix = f"write: one tensor {'each ' if wanted > 1 else ''}for {listed(each)}"
+        else:
+            fix = "write: one operand for each tensor, separated by commas"
+        end = operands[-1].span[1]
+        raise SizeError(
+            f"the pattern has {count(wanted, 'operand')}, but {count(got, 'tensor')} came",
+            self.pattern.text,
+            [term.span for term in operands[got:]] or [(end, end)],
+            [fix],
+        )
+
+
+def _is_unit(item: Item) -> bool:
+    """Whether an item is `1`, or nothing but that in parentheses."""
+    return isinstance(item, (Unit, Group)) and not Term((item,), item.span).names
 
 
 def _dot_names(width: int) -> list[str]:
     return [f"...{number}" for number in range(1, width + 1)]
 
 
-def _visible(span: Span, text: str) -> Span:
-    """A span without the white space at its ends."""
-    start, end = span
-    inner = text[start:end]
-    if not inner.strip():
-        return start, start
-    return start + len(inner) - len(inner.lstrip()), start + len(inner.rstrip())
-
-
 def _shape(shape: Sequence[int]) -> str:
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
-
-
-def _count(number: int, noun: str) -> str:
-    plural = {"axis": "axes"}.get(noun, noun + "s")
-    return f"{number} {noun if number == 1 else plural}"
-
-
-def _and(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -207,7 +207,7 @@ class _Writer:
                 for axis in tellable(self.steps.inputs, self.steps.given)
                 for number, dims in enumerate(self.steps.inputs)
                 for place, dim in enumerate(dims)
-                if axis not in known and axis in dim and set(dim) <= known | {axis}
+                if axis not in known and dim.count(axis) == 1 and set(dim) <= known | {axis}
             )
             axis, number, place, dim = found
             others = tuple(name for name in dim if name != axis)
@@ -261,6 +261,8 @@ class _Writer:
 
     def reshape(self, before: Dims, step: Reshape) -> str:
         after = step.dims
+        if before == after:
+            return ".contiguous()"
         start = next(
             (k for k, (a, b) in enumerate(zip(before, after, strict=False)) if a != b),
             min(len(before), len(after)),

@@ -208,3 +208,25 @@ def tellable(inputs: Sequence[Dims], given: Sequence[str] = ()) -> set[str]:
         if not solved:
             return told - set(given)
         told |= solved
+
+
+def untold(
+    inputs: Sequence[Dims], steps: Sequence[Step], needed: Sequence[str], sizes: Mapping[str, int]
+) -> tuple[str, ...]:
+    """The sizes a program has to be given: it uses them, or solves a composite with them.
+
+    Args:
+        inputs: the dimensions of each input.
+        steps: the operations.
+        needed: the axes whose size no shape tells.
+        sizes: of every axis.
+    """
+    dims = [step.dims for step in steps if isinstance(step, (Reshape, Expand))]
+    used = {name for one in dims for name in flat(one)}
+    if any(sizes[name] == 0 for one in inputs for name in flat(one)):
+        # Nothing is divided by an empty axis: where there is one, no composite is solved.
+        single = {dim[0] for one in inputs for dim in one if len(dim) == 1}
+        return tuple(name for name in sizes if name in used and name not in single)
+    open_ = used - tellable(inputs)
+    together = [set(dim) for one in inputs for dim in one if open_.intersection(dim)]
+    return tuple(name for name in needed if name in used or any(name in dim for dim in together))

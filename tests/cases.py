@@ -58,8 +58,11 @@ class Case:
 
     def check(self, result: Tensor, tensors: Sequence[Tensor]) -> None:
         """Assert that a result has the dtype of its operands and the values of the definition."""
-        assert result.dtype == tensors[0].dtype
-        assert_agrees(result, self.expected(tensors), self.scale(tensors), 4 * len(tensors) + 4)
+        dtype = tensors[0].dtype
+        about = f"{self.pattern} in {dtype}, strides {[x.stride() for x in tensors]}"
+        assert result.dtype == dtype, about
+        ulps = 4 * len(tensors) + 4
+        assert_agrees(result, self.expected(tensors), self.scale(tensors), ulps, about)
 
     def check_call(self, function: Callable[..., Tensor], tensors: Sequence[Tensor]) -> None:
         """Call a function as the case says and check what it gives."""
@@ -73,9 +76,11 @@ def as_numpy(tensor: Tensor) -> Array:
     return array
 
 
-def assert_agrees(actual: Tensor, expected: Array, scale: Any = 1.0, ulps: float = 16) -> None:
+def assert_agrees(
+    actual: Tensor, expected: Array, scale: Any = 1.0, ulps: float = 16, about: str = ""
+) -> None:
     """Assert equal shapes, and values within `ulps` roundings of the scale; integers exactly."""
-    assert tuple(actual.shape) == expected.shape
+    assert tuple(actual.shape) == expected.shape, about
     difference = np.abs(as_numpy(actual) - expected)
     if actual.dtype.is_floating_point or actual.dtype.is_complex:
         limits = torch.finfo(actual.dtype)
@@ -85,8 +90,9 @@ def assert_agrees(actual: Tensor, expected: Array, scale: Any = 1.0, ulps: float
     else:
         allowed = np.zeros(expected.shape)
     excess = difference > allowed
-    assert not excess.any(), f"{excess.sum()} of {excess.size} differ, by {difference.max():.3g}"
-    assert not np.isnan(difference).any()
+    wrong = f"{excess.sum()} of {excess.size} differ, by {difference.max(initial=0):.3g}; {about}"
+    assert not excess.any(), wrong
+    assert not np.isnan(difference).any(), f"not a number; {about}"
 
 
 def case(name: str, pattern: str, *shapes: tuple[int, ...], **sizes: int) -> Case:

@@ -117,3 +117,33 @@ def random_cases(count: int, seed: int) -> list[Case]:
     """The same random valid patterns at every run."""
     source = random.Random(seed)
     return [build(source.randint) for _ in range(count)]
+
+
+def random_products(count: int, seed: int, room: int = 200_000) -> list[Case]:
+    """Pairwise contractions of the sizes that layers have, with axes in any order.
+
+    Such sizes make other lowerings worthwhile than the small ones of the other cases do.
+    """
+    source = random.Random(seed)
+    products: list[Case] = []
+    while len(products) < count:
+        names = iter("abcdefgh")
+        counts = {"batch": (0, 2), "contract": (1, 2), "left": (0, 2), "right": (0, 2)}
+        roles = {
+            role: [next(names) for _ in range(source.randint(*most))]
+            for role, most in counts.items()
+        }
+        sizes = {
+            axis: source.choice((1, 2, 3, 4, 8, 13, 16, 32, 64))
+            for axes in roles.values()
+            for axis in axes
+        }
+        if not 100 < prod(sizes.values()) <= room:
+            continue
+        first = shuffled(roles["batch"] + roles["contract"] + roles["left"], source.randint)
+        second = shuffled(roles["batch"] + roles["contract"] + roles["right"], source.randint)
+        output = shuffled(roles["batch"] + roles["left"] + roles["right"], source.randint)
+        pattern = f"{' '.join(first)}, {' '.join(second)} -> {' '.join(output)}"
+        shapes = tuple(tuple(sizes[axis] for axis in term) for term in (first, second))
+        products.append(Case(f"{pattern} {shapes}", pattern, shapes, {}))
+    return products

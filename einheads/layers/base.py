@@ -7,17 +7,27 @@ It knows nothing of how a program is made: `forward` hands its declaration and i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from keyword import iskeyword
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from einheads.errors import EinheadsError, PatternError, SizeError
+from einheads.candidates import Traits
+from einheads.errors import EinheadsError, PatternError, SizeError, count, kind, nearest
+from einheads.explain import tell
+from einheads.explain.standalone import stand_alone
+from einheads.explain.story import Explanation
+from einheads.explain.subject import Outline, Subject, prepare, shapes_of, strides_of
 from einheads.functional import einsum
-from einheads.initializers import Fan, Initializer, Roles, fans, fill, fill_bias, names, orthogonal
-from einheads.program import Declaration, apply
+from einheads.initializers import Fan, Initializer, Roles, fans, fill, fill_bias, orthogonal
+from einheads.operands import Declaration
+from einheads.program import apply
+
+from .arguments import arguments
 from .declare import Declared, declare
+from .options import called, check_options
 
 
 class Einsum(nn.Module):
@@ -81,12 +91,15 @@ class Einsum(nn.Module):
         declared = declare(
             pattern, inputs, sizes, bias=bias, names=names, summed=summed, diagonal=diagonal
         )
-        _check_init(init, declared)
+        check_options(init, declared, device, dtype)
         for name in declared.names:
             # A parameter must not hide a method or an attribute of the module.
             if hasattr(type(self), name) or name in (*declared.input_names, "training"):
-                raise EinheadsError(
-                    f"names: {name!r} is taken by the layer itself", notes=["write: another name"]
+                raise PatternError(
+                    f"names: {name!r} cannot name a weight: it is taken",
+                    declared.pattern.text,
+                    [declared.weights[declared.names.index(name)].span],
+                    ["write: another name, such as 'up'"],
                 )
         super().__init__()
         self.declared = declared
@@ -129,9 +142,10 @@ class Einsum(nn.Module):
         """
         if len(inputs) != self._inputs:
             raise SizeError(
-                f"the layer takes {self._inputs} input(s), but {len(inputs)} came",
+                f"the layer takes {count(self._inputs, 'input')}, but {len(inputs)} came",
                 self.pattern,
-                notes=[repr(self)],
+                [term.span for term in self.declared.pattern.operands[: self._inputs]],
+                [f"write: layer({', '.join(self.declared.input_names)})"],
             )
         parameters = self._parameters
         try:
@@ -183,7 +197,7 @@ class Einsum(nn.Module):
 
     @property
     def fans(self) -> dict[str, Fan]:
-        """What the axes of each weight do: which are batch, in and out, and the fans that follow."""
+        """What the axes of each weight do: batch, in and out, and the fans that follow."""
         pattern = self.declared.pattern
         operands = [term.names for term in pattern.operands]
         every = fans(operands[: self.inputs], operands[self.inputs :], pattern.output.names)
@@ -231,12 +245,52 @@ class Einsum(nn.Module):
             and stack.untyped_storage().data_ptr() != weight.untyped_storage().data_ptr()
         ):
             raise EinheadsError(
-                f"the axes of '{name}' lie so that 'batch out in' is no view of it", forward
+                f"the axes of '{name}' lie so that its matrices, batch out in, are no view of it",
+                forward,
+                notes=[f"write: einheads.einsum('{forward}', layer.{name}), which copies"],
             )
         return stack
 
+    def explain(self, *inputs: Any, **sizes: int) -> Explanation:
+        """Explain what the layer does: roles, steps, cost, and three other ways to write it.
+
+        Example:
+            >>> from einheads import Einsum
+            >>> story = Einsum("b h i, h o i -> b h o", h=4, i=64, o=32).explain(b=10)
+            >>> story.multiply_adds, story.bytes_copied
+            (81920, 0)
+
+        Args:
+            *inputs: tensors, or shapes, that the layer would be called with.
+            **sizes: instead of these, sizes by axis name; those not given are assumed.
+        """
+        return tell(self._subject(inputs, sizes))
+
+    def source(self, *inputs: Any, **sizes: int) -> str:
+        """The layer as one plain PyTorch function of its inputs and parameters, ready to paste.
+
+        Example:
+            >>> from einheads import Einsum
+            >>> print(Einsum("... i, o i -> ... o", i=64, o=32, bias="o").source())
+            import torch.nn.functional as F
+            <BLANKLINE>
+            <BLANKLINE>
+            def contract(x, weight, bias):
+                \"\"\"... i, o i -> ... o, plus a bias: o\"\"\"
+                return F.linear(x, weight, bias)  # n1 o
+            <BLANKLINE>
+
+        Args:
+            *inputs: tensors, or shapes, that the layer would be called with.
+            **sizes: instead of these, sizes by axis name; those not given are assumed.
+        """
+        return stand_alone(self._subject(inputs, sizes))
+
     def extra_repr(self) -> str:
         """The arguments of the call that makes this layer."""
+        told = None if type(self) is Einsum else arguments(self, self.sizes)
+        if told is not None:
+            return told
         declared = self.declared
         words: list[str] = [repr(declared.pattern.text)]
         if declared.inputs != 1:
@@ -245,9 +299,7 @@ class Einsum(nn.Module):
             words.append(f"bias={' '.join(declared.bias)!r}")
         if self.init != "linear":
             words.append(
-                f"init={self.init!r}"
-                if isinstance(self.init, str)
-                else f"init={_called(self.init)}"
+                f"init={self.init!r}" if isinstance(self.init, str) else f"init={called(self.init)}"
             )
         default = ("weight",) if len(declared.names) == 1 else None
         if declared.names != (
@@ -261,13 +313,75 @@ class Einsum(nn.Module):
         dtype = next((parameter.dtype for parameter in self.parameters()), torch.float32)
         if dtype != torch.float32:
             words.append(f"dtype={dtype}")
-        return ", ".join([*words, *(f"{name}={size}" for name, size in declared.sizes.items())])
+        plain = {name: size for name, size in declared.sizes.items() if not iskeyword(name)}
+        words += [f"{name}={size}" for name, size in plain.items()]
+        # An axis may have the name of a Python keyword, which no call can spell directly.
+        rest = {name: size for name, size in declared.sizes.items() if name not in plain}
+        return ", ".join([*words, *([f"**{rest!r}"] if rest else [])])
+
+    def _subject(self, inputs: Sequence[Any], sizes: dict[str, int]) -> Subject:
+        own = [getattr(self, name) for name in self._parameter_names]
+        text, bias, called = self._declaration
+        itemsize = own[0].element_size() if own else 4
+        if not inputs:
+            traits = Traits(itemsize=itemsize)
+            return prepare(Outline(text, {**self.sizes, **sizes}, called, bias, traits=traits))
+        every = [*inputs, *own]
+        given = {**dict(self._given), **sizes}
+        traits = Traits(own[0].device.type if own else "cpu", itemsize)
+        outline = Outline(text, given, called, bias, strides_of(every), traits)
+        return prepare(outline, shapes_of(every[: len(self.declared.pattern.operands)]))
+
+    def _axes(self) -> dict[str, str]:
+        """The axes of every parameter, in order."""
+        axes = {
+            name: " ".join(term.names)
+            for name, term in zip(self.declared.names, self.declared.weights, strict=True)
+        }
+        if self.declared.bias is not None:
+            axes["bias"] = " ".join(self.declared.bias)
+        return axes
+
+    def _save_to_state_dict(
+        self,
+        destination: dict[str, Any],
+        prefix: str,
+        keep_vars: bool,  # noqa: FBT001
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        # The metadata lie beside the tensors, which stay a plain dictionary by their names.
+        metadata = getattr(destination, "_metadata", None)
+        if metadata is not None:
+            metadata.setdefault(prefix[:-1], {})["axes"] = self._axes()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        *args: Any,
+    ) -> None:
+        saved, (*_, errors) = local_metadata.get("axes", {}), args
+        for name, axes in self._axes().items():
+            there = saved.get(name, axes)
+            # Other names are a matter of taste, the same names in another order a mistake, which
+            # equal sizes would hide.
+            if there != axes and sorted(there.split()) == sorted(axes.split()):
+                errors.append(
+                    f"'{prefix}{name}' was saved with the axes '{there}', but the layer has "
+                    f"'{axes}'; write: einheads.einsum('{there} -> {axes}', ...) on the saved one"
+                )
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def _matrix_patterns(self, name: str) -> tuple[str, str]:
         if name not in self.declared.names:
+            near = nearest(str(name), self.declared.names)
             raise EinheadsError(
-                f"the layer has no weight '{name}'",
-                notes=[f"its weights: {', '.join(self.declared.names) or 'none'}"],
+                f"the layer has no weight {kind(name)}",
+                notes=[
+                    *([f"did you mean '{near}'?"] if near else []),
+                    f"its weights: {', '.join(self.declared.names) or 'none'}",
+                ],
             )
         fan = self.fans[name]
         term = str(self.declared.weights[self.declared.names.index(name)])
@@ -277,24 +391,6 @@ class Einsum(nn.Module):
     def _sizes_of(self, name: str) -> dict[str, int]:
         axes = self.declared.weights[self.declared.names.index(name)].names
         return {axis: self.declared.sizes[axis] for axis in axes}
-
-
-def _check_init(init: object, declared: Declared) -> None:
-    if init == "orthogonal" and any(
-        len(set(term.names)) < len(term.names) for term in declared.weights
-    ):
-        raise PatternError(
-            "init='orthogonal' of a weight whose diagonal is used", declared.pattern.text
-        )
-    if not callable(init) and init not in names():
-        raise EinheadsError(
-            f"init={init!r} is no initializer",
-            notes=[f"write: one of {', '.join(names())}, or a function"],
-        )
-
-
-def _called(function: Any) -> str:
-    return getattr(function, "__qualname__", repr(function))
 
 
 __all__ = ["Declared", "Einsum"]

@@ -1,19 +1,21 @@
-"""What may be declared as a layer: a pattern is declared once, and its mistakes hide, so it is
-checked strictly.
+"""What may be declared as a layer.
 
-Takes the pattern and the options of a layer; gives `Declared`, plain data. Knows nothing of tensors
-or modules.
+A pattern is declared once, and its mistakes hide, so it is checked strictly. Takes the pattern and
+the options of a layer; gives `Declared`, plain data. Knows nothing of tensors or modules.
 """
 
 from __future__ import annotations
 
-import difflib
+import keyword
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
-from einheads.errors import PatternError, SizeError
-from einheads.pattern import Axis, Group, Item, Pattern, Term, Unit, parse, spaced
+from einheads.errors import PatternError, SizeError, count, kind, listed, nearest
+from einheads.given import MOST, checked, fail_output, fix_spaces
+from einheads.pattern import Axis, Pattern, Term, parse
 
 # The keyword namespace belongs to the axes; these few are the options of a layer.
 RESERVED = ("inputs", "bias", "init", "names", "summed", "diagonal", "device", "dtype")
@@ -72,31 +74,40 @@ def declare(
 ) -> Declared:
     """Check the declaration of a layer.
 
+    Example:
+        >>> declared = declare("b h i, h o i -> b h o", 1, {"h": 8, "i": 64, "o": 32}, bias=True)
+        >>> declared.names, declared.shapes, declared.bias
+        (('weight',), ((8, 32, 64),), ('h', 'o'))
+
     Raises:
         PatternError: the pattern or an option cannot mean a layer.
-        SizeError: a size is missing, superfluous or negative.
+        SizeError: a size is missing, superfluous or impossible.
         TypeError: an option has the wrong type.
     """
     pattern = parse(text)
     _check_types(inputs, bias, names, summed, diagonal)
     if not 1 <= inputs <= len(pattern.operands):
         raise PatternError(
-            f"inputs={inputs}, but the pattern has {len(pattern.operands)} operand(s), inputs first, then weights",
+            f"inputs={inputs}, but the pattern has {count(len(pattern.operands), 'operand')}",
             text,
-            notes=["write: inputs=1 for one input, the other operands are weights"],
+            [term.span for term in pattern.operands],
+            ["write: inputs=1 if only the first operand is an input; all others are weights"],
         )
     _check_names_of_axes(pattern)
-    _check_weights(pattern, inputs, diagonal=diagonal)
-    _check_sizes(pattern, inputs, sizes)
+    _check_spaces(pattern, inputs, sizes)
+    sizes = checked(pattern, sizes, RESERVED)
+    _check_weights(pattern, inputs, sizes, diagonal=diagonal)
+    for axis in pattern.output.axes:
+        if axis.name not in sizes and not any(axis.name in term.names for term in pattern.operands):
+            fail_output(axis, pattern)
     _check_sums(pattern, inputs, summed)
     weights = pattern.operands[inputs:]
-    shapes = tuple(tuple(_size(item, sizes) for item in term.items) for term in weights)
     return Declared(
         pattern,
         inputs,
-        _names(names, len(weights)),
-        shapes,
-        dict(sizes),
+        _names(names, pattern, weights),
+        tuple(_shape(term, sizes, pattern) for term in weights),
+        sizes,
         _bias(pattern, inputs, bias, sizes),
     )
 
@@ -105,221 +116,268 @@ def _check_types(
     inputs: object, bias: object, names: object, summed: object, diagonal: object
 ) -> None:
     if isinstance(inputs, bool) or not isinstance(inputs, int):
-        raise TypeError(f"inputs is the number of inputs, an integer, not {inputs!r}")
+        raise TypeError(f"inputs is the number of inputs, not {kind(inputs)}; write: inputs=1")
     if not (bias is None or isinstance(bias, (bool, str))):
-        raise TypeError(f"bias is the axes of the bias such as 'h o', True or None, not {bias!r}")
-    if isinstance(names, str) or not (
-        names is None
-        or (isinstance(names, Sequence) and all(isinstance(name, str) for name in names))
-    ):
-        raise TypeError(f"names is a tuple of strings, one for each weight, not {names!r}")
+        raise TypeError(
+            f"bias is the axes of the bias, True or None, not {kind(bias)}; write: bias='h o'"
+        )
+    if names is not None:
+        _check_type_of_names(names)
     if not isinstance(summed, str):
-        raise TypeError(f"summed is the axes to sum, separated by spaces, not {summed!r}")
+        raise TypeError(
+            f"summed is the axes to sum, as one string, not {kind(summed)}; write: summed='s t'"
+        )
     if not isinstance(diagonal, bool):
-        raise TypeError(f"diagonal is True or False, not {diagonal!r}")
+        raise TypeError(f"diagonal is True or False, not {kind(diagonal)}; write: diagonal=True")
+
+
+def _check_type_of_names(names: object) -> None:
+    if isinstance(names, str):
+        raise TypeError(f"names is a tuple of strings, not a string; write: names=({names!r},)")
+    wrong = [names]
+    if isinstance(names, Sequence):
+        wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise TypeError(
+            f"names is a tuple of strings, one for each weight, not {kind(wrong[0])}"
+            f"{' in a ' + type(names).__name__ if wrong[0] is not names else ''}; "
+            "write: names=('down', 'up')"
+        )
 
 
 def _check_names_of_axes(pattern: Pattern) -> None:
     for name in pattern.names:
         if name in RESERVED:
             raise PatternError(
-                f"'{name}' is an option of the layer and cannot name an axis here",
+                f"'{name}' is an option of the layer, so no axis can have that name",
                 pattern.text,
                 pattern.places(name),
-                [f"write: another name, such as '{name}_'; the options are {', '.join(RESERVED)}"],
+                [f"write: another name, such as '{name}_'; the options are {listed(RESERVED)}"],
             )
 
 
-def _check_weights(pattern: Pattern, inputs: int, *, diagonal: bool) -> None:
+def _check_spaces(pattern: Pattern, inputs: int, sizes: Mapping[str, int]) -> None:
+    """Refuse the spelling of `torch.einsum` before its letters are missed among the sizes."""
+    spaces = fix_spaces(pattern)
+    for term in pattern.operands[inputs:]:
+        if spaces and not set(term.names) <= sizes.keys():
+            raise PatternError(
+                f"the weight '{term}' is one axis, and no size is given for it",
+                pattern.text,
+                [term.span],
+                [spaces],
+            )
+
+
+def _check_weights(
+    pattern: Pattern, inputs: int, sizes: Mapping[str, int], *, diagonal: bool
+) -> None:
+    missing: dict[str, Term] = {}
     for term in pattern.operands[inputs:]:
         if term.dots is not None:
             raise PatternError(
-                f"'...' in a weight ('{term}'): the axes of a weight are declared, each with its size",
+                f"the weight '{term}' has '...', but every axis of a weight has a name and a size",
                 pattern.text,
                 [term.dots.span],
                 ["write: a name for each axis of the weight"],
             )
         for name in term.names:
-            if len(term.places(name)) > 1 and not diagonal:
+            if term.names.count(name) > 1 and not diagonal:
                 raise PatternError(
-                    f"axis '{name}' stands twice in the weight '{term}': only its diagonal would ever be used",
+                    f"axis '{name}' stands twice in the weight '{term}', "
+                    "so only its diagonal would be used",
                     pattern.text,
                     term.places(name),
                     ["write: two names for two axes, or diagonal=True if the diagonal is meant"],
                 )
-
-
-def _check_sizes(pattern: Pattern, inputs: int, sizes: Mapping[str, int]) -> None:
-    weights = pattern.operands[inputs:]
-    for name, size in sizes.items():
-        if name not in pattern.names:
-            missing = [axis for axis in pattern.names if axis not in sizes]
-            nearest = difflib.get_close_matches(name, missing or pattern.names, 1)
-            options = difflib.get_close_matches(name, RESERVED, 1)
-            if nearest:
-                fix = f"did you mean {nearest[0]}={size!r}?"
-            elif options:
-                fix = f"did you mean the option {options[0]}=...?"
-            else:
-                fix = f"remove {name}={size!r}"
-            raise SizeError(
-                f"a size is given for '{name}', which is no axis of the pattern",
-                pattern.text,
-                notes=[fix],
-            )
-        if isinstance(size, bool) or not isinstance(size, int):
-            raise TypeError(
-                f"the size of axis '{name}' is an integer, not {size!r} ({type(size).__name__})"
-            )
-        if size < 0:
-            raise SizeError(
-                f"the size of axis '{name}' is negative: {size}", pattern.text, pattern.places(name)
-            )
-    missing = list(
-        dict.fromkeys(name for term in weights for name in term.names if name not in sizes)
-    )
+            if name not in sizes:
+                missing.setdefault(name, term)
     if missing:
-        spelling = spaced(pattern)
-        known = [f"{name}={size}" for name, size in sizes.items()]
-        raise SizeError(
-            f"the weight needs the size of {_and([repr(name) for name in missing])}",
-            pattern.text,
-            [span for term in weights for name in missing for span in term.places(name)],
-            [
-                *([f"so far: {', '.join(known)}"] if known else []),
-                f"axes are separated by spaces; did you mean '{spelling}'?"
-                if spelling
-                else f"write: Einsum(..., {', '.join(f'{name}=...' for name in missing)})",
-            ],
-        )
-    for axis in pattern.output.axes:
-        if axis.name not in sizes and not any(axis.name in term.names for term in pattern.operands):
-            raise SizeError(
-                f"axis '{axis.name}' is only in the output, and its size is not given",
-                pattern.text,
-                [axis.span],
-                [_nearest(axis.name, pattern)],
-            )
+        _fail_missing(pattern, missing, sizes)
 
 
-def _nearest(name: str, pattern: Pattern) -> str:
-    others = [other for term in pattern.operands for other in term.names]
-    nearest = difflib.get_close_matches(name, others, 1)
-    if nearest:
-        return f"did you mean '{nearest[0]}'?"
-    return f"to repeat the result along it, give its size: {name}=..."
+def _fail_missing(
+    pattern: Pattern, missing: Mapping[str, Term], sizes: Mapping[str, int]
+) -> NoReturn:
+    terms = list(dict.fromkeys(str(term) for term in missing.values()))
+    known = [f"{name}={size}" for name, size in sizes.items()]
+    notes = [f"so far: {', '.join(known)}"] if known else []
+    others = [name for name in pattern.names if name not in missing]
+    meant = [meant for name in missing if (meant := _meant(name, others))]
+    notes += [f"did you mean {listed([repr(name) for name in meant])}?"] if meant else []
+    notes.append(f"write: Einsum(..., {', '.join(f'{name}=...' for name in missing)})")
+    raise SizeError(
+        f"the {'weight' if len(terms) == 1 else 'weights'} {listed([repr(one) for one in terms])} "
+        f"{'needs' if len(terms) == 1 else 'need'} the {'size' if len(missing) == 1 else 'sizes'} "
+        f"of {listed([repr(name) for name in missing])}",
+        pattern.text,
+        [span for name, term in missing.items() for span in term.places(name)],
+        notes,
+    )
+
+
+def _meant(name: str, others: Sequence[str]) -> str | None:
+    """The axes that were probably meant: a name like this one, or its letters if all are axes."""
+    if len(name) > 1 and set(name) <= set(others):
+        return " ".join(name)
+    return nearest(name, others)
 
 
 def _check_sums(pattern: Pattern, inputs: int, summed: str) -> None:
-    allowed = summed.split()
+    allowed = _words(summed)
+    vanish = [name for name in pattern.names if name not in pattern.output.names]
     for name in allowed:
-        if name != "..." and name not in pattern.names:
+        dots = name == "..."
+        if not (any(term.dots for term in pattern.operands) if dots else name in pattern.names):
             raise PatternError(
-                f"summed='{summed}' names '{name}', which is no axis of the pattern",
+                f"summed={summed!r} names {name!r}, which the pattern does not have",
                 pattern.text,
-                notes=[f"write: summed with axes of the pattern only: {', '.join(pattern.names)}"],
+                notes=[_fix_words("summed", name, pattern.names, vanish)],
             )
-        if name in pattern.output.names or (name == "..." and pattern.output.dots is not None):
+        if pattern.output.dots if dots else name in pattern.output.names:
             raise PatternError(
-                f"summed='{summed}' names '{name}', which the output keeps",
+                f"summed={summed!r} names '{name}', which the output keeps",
                 pattern.text,
-                pattern.places(name)
-                if name != "..."
-                else [term.dots.span for term in pattern.terms if term.dots],
-                ["write: summed with axes that vanish only"],
+                pattern.output.places(name) or [pattern.output.span],
+                [f"remove '{name}' from summed, or from the output"],
             )
     for number, term in enumerate(pattern.operands):
-        for name in dict.fromkeys(term.names):
-            others = [other for place, other in enumerate(pattern.operands) if place != number]
-            if (
-                name in pattern.output.names
-                or name in allowed
-                or any(name in other.names for other in others)
-            ):
+        others = [other for place, other in enumerate(pattern.operands) if place != number]
+        elsewhere = [name for other in (*others, pattern.output) for name in other.names]
+        for name in term.names:
+            if name in allowed or name in elsewhere:
                 continue
-            nearest = difflib.get_close_matches(
-                name, [axis for other in (*others, pattern.output) for axis in other.names], 1, 0.5
-            )
-            kind = "the input" if number < inputs else "the weight"
+            # One letter more or less, or two that changed places, are alike enough in short names.
+            near = nearest(name, elsewhere, 0.5)
+            sentence = f"axis '{name}' is only in the {'input' if number < inputs else 'weight'}"
             raise PatternError(
-                f"axis '{name}' is only in {kind} '{term}', so it would be summed away",
+                f"{sentence} '{term}', so it would be summed away",
                 pattern.text,
                 term.places(name),
                 [
-                    f"did you mean '{nearest[0]}'? or, to sum it, write: summed='{name}'"
-                    if nearest
-                    else f"write: summed='{name}' if that is meant, or '{name}' in the output"
+                    *([f"did you mean '{near}'?"] if near else []),
+                    f"write: '{name}' in the output too, or summed='{name}' if the sum is meant",
                 ],
             )
         if term.dots is not None and pattern.output.dots is None and "..." not in allowed:
             raise PatternError(
-                "'...' is in an input but not in the output, so its axes would be summed away",
+                f"'...' is in the input '{term}', but not in the output, "
+                "so its axes would be summed away",
                 pattern.text,
                 [term.dots.span],
-                ["write: '...' in the output, or summed='...' if the sum is meant"],
+                ["write: '...' in the output too, or summed='...' if the sum is meant"],
             )
 
 
-def _names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
+# What a weight cannot be called: the source needs these, and the layer has them already.
+_TAKEN = (*RESERVED, "training", "declared", "torch", "F")
+
+
+def _names(
+    names: Sequence[str] | None, pattern: Pattern, weights: Sequence[Term]
+) -> tuple[str, ...]:
     if names is None:
-        return (
-            ("weight",)
-            if count == 1
-            else tuple(f"weight_{number}" for number in range(1, count + 1))
+        numbered = tuple(f"weight_{number}" for number in range(1, len(weights) + 1))
+        return ("weight",) if len(weights) == 1 else numbered
+    if len(names) != len(weights):
+        raise PatternError(
+            f"names has {count(len(names), 'name')}, "
+            f"but the pattern has {count(len(weights), 'weight')}",
+            pattern.text,
+            [term.span for term in weights],
+            ["write: one name for each weight, in their order"],
         )
-    if len(names) != count:
-        raise PatternError(f"names has {len(names)} name(s), but the pattern has {count} weight(s)")
-    for name in names:
-        if not name.isidentifier() or name == "bias":
+    # Attributes are normalized by Python; a name that differs from its attribute cannot be reached.
+    names = tuple(unicodedata.normalize("NFKC", name) for name in names)
+    for name, term in zip(names, weights, strict=True):
+        reason = _why_not(name)
+        if reason:
             raise PatternError(
-                f"names: {name!r} cannot name a weight",
-                notes=["write: a Python identifier, not 'bias'"],
+                f"names: {name!r} cannot name a weight: it is {reason}",
+                pattern.text,
+                [term.span],
+                ["write: another name, such as 'up'"],
             )
-    if len(set(names)) != len(names):
-        raise PatternError(f"names: two weights have the same name: {', '.join(names)}")
-    return tuple(names)
+        if names.count(name) > 1:
+            raise PatternError(
+                f"names: two weights have the name '{name}'",
+                pattern.text,
+                [one.span for one, other in zip(weights, names, strict=True) if other == name],
+                ["write: a different name for each weight"],
+            )
+    return names
+
+
+def _why_not(name: str) -> str | None:
+    """What keeps a name from being an attribute of a layer and a variable of its source."""
+    if not name.isidentifier():
+        return "no identifier"
+    if keyword.iskeyword(name):
+        return "a keyword of Python"
+    if name.startswith("_"):
+        return "private to the layer"
+    return "taken" if name in _TAKEN else None
 
 
 def _bias(
     pattern: Pattern, inputs: int, bias: object, sizes: Mapping[str, int]
 ) -> tuple[str, ...] | None:
-    if not bias and not isinstance(bias, str):
+    if bias is None or bias is False:
         return None
     weighted = {name for term in pattern.operands[inputs:] for name in term.names}
     every = tuple(name for name in pattern.output.names if name in weighted)
     if not isinstance(bias, str):
         return every
-    axes = tuple(bias.split())
+    axes = _words(bias)
     for name in axes:
         if name not in pattern.output.names:
             raise PatternError(
-                f"bias='{bias}' names '{name}', which is no axis of the output",
+                f"bias={bias!r} names {name!r}, which is no axis of the output",
                 pattern.text,
                 [pattern.output.span],
-                [f"write: axes of the output only, such as bias='{' '.join(every)}'"],
+                [_fix_words("bias", name, pattern.output.names, every)],
             )
         if axes.count(name) > 1:
             raise PatternError(
-                f"bias='{bias}' names '{name}' twice", pattern.text, pattern.output.places(name)
+                f"bias={bias!r} names '{name}' twice",
+                pattern.text,
+                pattern.output.places(name),
+                [f"write: bias='{' '.join(dict.fromkeys(axes))}'"],
             )
         if name not in sizes:
             raise SizeError(
-                f"bias='{bias}' needs the size of '{name}'",
+                f"bias={bias!r} needs the size of '{name}'",
                 pattern.text,
                 pattern.output.places(name),
-                [f"write: Einsum(..., {name}=...)"],
+                [f"write: Einsum(..., {name}=...), or leave '{name}' out of the bias"],
             )
     return axes
 
 
-def _size(item: Item, sizes: Mapping[str, int]) -> int:
-    if isinstance(item, Axis):
-        return sizes[item.name]
-    if isinstance(item, Group):
-        return math.prod(sizes[part.name] for part in item.parts if isinstance(part, Axis))
-    assert isinstance(item, Unit)
-    return 1
+def _words(text: str) -> tuple[str, ...]:
+    """The names in an option, spelled as `parse` spells those of the pattern."""
+    return tuple(unicodedata.normalize("NFKC", word) for word in text.split())
 
 
-def _and(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+def _fix_words(option: str, name: str, axes: Sequence[str], likely: Sequence[str]) -> str:
+    """What to write instead of a word that is no axis."""
+    near = nearest(name, axes)
+    if near:
+        return f"did you mean '{near}'?"
+    if not likely:
+        return f"remove {option}=..."
+    return f"write: axes separated by spaces, such as {option}='{' '.join(likely)}'"
+
+
+def _shape(term: Term, sizes: Mapping[str, int], pattern: Pattern) -> tuple[int, ...]:
+    shape = tuple(
+        math.prod(sizes[name] for name in Term((item,), item.span).names) for item in term.items
+    )
+    if math.prod(shape) >= MOST:
+        raise SizeError(
+            f"the weight '{term}' would have {math.prod(shape)} numbers, more than any tensor",
+            pattern.text,
+            [term.span],
+            ["write: smaller sizes"],
+        )
+    return shape

@@ -1,0 +1,10 @@
+"""Benchmarks: `python -m einheads bench` times patterns against the alternatives.
+
+A claim of speed must be repeatable by a reader, so the suites are part of the package. Nothing else
+of the package imports this folder.
+"""
+
+from .run import Options, run, tell
+from .suites import suites
+
+__all__ = ["Options", "run", "suites", "tell"]

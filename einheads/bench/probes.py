@@ -1,0 +1,170 @@
+"""Looks at einheads alone: what a call costs beside its operations, what it holds and copies."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from einheads.functional import einsum
+from einheads.operands import Declaration
+from einheads.program import program_for
+from einheads.steps import Steps, elements
+
+from .agreement import agree, reference
+from .cases import Case
+from .contestants import declared
+from .measure import Racer, Watch, race
+from .races import operands_for
+from .result import Row
+from .search import told
+
+
+def overhead(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Row:
+    """Microseconds of a call above the bare operations of its own program."""
+    operands = operands_for(case, watch, dtype)
+    pattern = case.pattern
+    program, bound = program_for(Declaration(pattern), (), operands)
+    extra = tuple(bound.sizes[name] for name in program.steps.given)
+    run = program.run
+    # The same number of arguments as in the program, so that only our own work is counted.
+    racers = [
+        Racer("einsum", lambda: einsum(pattern, *operands)),
+        Racer("bare", lambda: run(*operands, *extra)),
+    ]
+    agree("einsum", case, einsum(pattern, *operands), reference(case, operands))
+    if case.weights:
+        inputs = len(operands) - case.weights
+        layer = declared(case).to(operands[0])
+        with torch.no_grad():
+            for own, weight in zip(layer.parameters(), operands[inputs:], strict=True):
+                own.copy_(weight)
+        given = operands[:inputs]
+        agree("layer", case, layer(*given), reference(case, operands))
+        racers.append(Racer("layer", lambda: layer(*given)))
+    with torch.no_grad():
+        # Microseconds scatter more than ratios do.
+        times = race(racers, Watch(watch.device, watch.threads, 3 * watch.rounds, watch.span))
+    numbers = {
+        "operations, us": times.median("bare") * 1e6,
+        "einsum above, us": times.difference("einsum", "bare") * 1e6,
+    }
+    if case.weights:
+        numbers["layer above, us"] = times.difference("layer", "einsum") * 1e6
+    return Row(case, numbers, notes={"chosen": told(program.steps)})
+
+
+def memory(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Row:
+    """Bytes that a forward holds at most, beside what it was given."""
+    operands = operands_for(case, watch, dtype)
+    steps = _steps(case, operands)
+    einsum(case.pattern, *operands)  # planning is not what is looked at
+    peak = _peak(lambda: einsum(case.pattern, *operands), watch)
+    output = math.prod(case.sizes[axis] for axis in case.terms[-1]) * dtype.itemsize
+    copied = _bytes(steps, steps.copies, case, dtype)
+    # Between contractions, values have to be kept.
+    last = len(steps.inputs) + len(steps.steps)
+    results = [
+        number
+        for number in range(len(steps.inputs), last)
+        if hasattr(steps.steps[number - len(steps.inputs)], "left")
+    ]
+    between = _bytes(steps, results[:-1], case, dtype)
+    allowed = output + copied + between
+    return Row(
+        case,
+        {
+            "peak, kB": peak / 1e3,
+            "output, kB": output / 1e3,
+            "copies, kB": copied / 1e3,
+            "between, kB": between / 1e3,
+            "peak / allowed": peak / max(allowed, 1),
+        },
+        notes={"chosen": told(steps)},
+    )
+
+
+def copies(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Row:
+    """How many copies run, and how many are declared."""
+    operands = operands_for(case, watch, dtype)
+    steps = _steps(case, operands)
+    einsum(case.pattern, *operands)
+    counter = CopyCounter()
+    with counter:
+        einsum(case.pattern, *operands)
+    return Row(
+        case,
+        {
+            "declared": float(len(steps.copies)),
+            "seen": float(counter.copies.total()),
+            "declared, kB": _bytes(steps, steps.copies, case, dtype) / 1e3,
+        },
+        notes={"chosen": told(steps), "operations": ", ".join(counter.copies)},
+    )
+
+
+class CopyCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operations that copy a tensor, while it is entered."""
+
+    _COPIES = ("clone", "contiguous", "copy_", "_to_copy")
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.copies: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Let an operation run, and count it if it copies."""
+        name = func.overloadpacket.__name__
+        if name in self._COPIES:
+            self.copies[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _steps(case: Case, operands: Sequence[Tensor]) -> Steps:
+    program, _ = program_for(Declaration(case.pattern), (), operands)
+    return program.steps
+
+
+def _bytes(steps: Steps, numbers: Sequence[int], case: Case, dtype: torch.dtype) -> int:
+    return sum(elements(steps.dims(number), case.sizes) for number in numbers) * dtype.itemsize
+
+
+def _peak(call: Callable[[], Tensor], watch: Watch) -> int:
+    """Bytes allocated at most while a call runs, its result included."""
+    if watch.device == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        call()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profile.export_chrome_trace(str(path))
+        trace = json.loads(path.read_text(encoding="utf-8"))
+    events = [event for event in trace["traceEvents"] if event.get("name") == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: float(event["ts"])):
+        held += int(event["args"]["Bytes"])
+        peak = max(peak, held)
+    return peak
+
+
+__all__ = ["CopyCounter", "copies", "memory", "overhead"]

@@ -1,0 +1,199 @@
+"""Runs suites, prints what came out, and keeps it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from einheads import __version__
+from einheads.errors import EinheadsError, count
+from einheads.pattern import parse
+
+from . import report
+from .cases import Case, Suite
+from .contestants import FORWARD
+from .measure import Limits, Watch, limits
+from .probes import copies, memory, overhead
+from .races import forward
+from .result import Result, Row
+from .suites import suites
+from .training import training
+
+_PACKAGES = ("torch", "einops", "einx", "opt_einsum", "cotengra")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to run.
+
+    Attributes:
+        suites: names of suites; none for all of them.
+        threads: numbers of threads, each with all suites.
+        device: where to compute.
+        dtype: of all numbers.
+        rounds: how often every contestant has a turn.
+        span: seconds that one measurement takes at least.
+        pattern: a pattern to look at instead of suites.
+        sizes: of its axes.
+        search: whether to look for the best candidate.
+        largest: no size above this; None leaves the suites as they are.
+        progress: whether to show a progress bar.
+    """
+
+    suites: Sequence[str] = ()
+    threads: Sequence[int] = (1,)
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    rounds: int = 7
+    span: float = 2e-3
+    pattern: str | None = None
+    sizes: dict[str, int] = field(default_factory=dict)
+    search: bool = True
+    largest: int | None = None
+    progress: bool = True
+
+
+def run(options: Options) -> Iterator[tuple[Result, Limits]]:
+    """Run suites, one after the other; each result comes with the limits that it is measured by.
+
+    Args:
+        options: what to run.
+
+    Raises:
+        EinheadsError: there is no such suite or device, or a size is missing.
+    """
+    chosen = _chosen(options)
+    _check_device(options.device)
+    for threads in options.threads:
+        watch = Watch(torch.device(options.device).type, threads, options.rounds, options.span)
+        with _threads(threads):
+            # The largest product is only worth its time where something is compared with it.
+            side = None if options.largest is None else 64
+            bound = limits(watch, options.dtype, side)
+            for suite in chosen:
+                bar = tqdm(
+                    suite.cases,
+                    desc=suite.name,
+                    leave=False,
+                    # By default, a bar only on a terminal.
+                    disable=None if options.progress else True,
+                )
+                rows = [_row(suite, case, watch, bound, options) for case in bar]
+                yield Result(suite, threads, watch.clock, rows), bound
+
+
+def tell(options: Options, path: Path | None = None) -> Iterator[str]:
+    """Run suites, and give lines to print as soon as they are known.
+
+    Args:
+        options: what to run.
+        path: where everything is kept as JSON.
+    """
+    machine = about(options)
+    yield from report.about(machine)
+    absent = [one.name for one in FORWARD if not one.installed]
+    if absent:
+        yield f"left out, as not installed: {', '.join(absent)}"
+    document: dict[str, Any] = {"machine": machine, "limits": {}, "results": []}
+    for result, bound in run(options):
+        key = str(result.threads)
+        if key not in document["limits"]:
+            document["limits"][key] = asdict(bound)
+            yield from report.limits(result.threads, asdict(bound))
+        document["results"].append(result.to_dict())
+        if path is not None:
+            # After every suite: a long run that is interrupted is not lost.
+            path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        yield ""
+        yield from report.lines(result)
+
+
+def about(options: Options) -> dict[str, Any]:
+    """The machine, the versions and how it was measured."""
+    versions = {"python": platform.python_version(), "einheads": __version__}
+    versions |= {name: version(name) for name in _PACKAGES if find_spec(name) is not None}
+    processor = _processor()
+    if torch.device(options.device).type == "cuda":
+        processor = f"{torch.cuda.get_device_name(options.device)} beside {processor}"
+        versions["cuda"] = str(torch.version.cuda)
+    return {
+        "processor": processor,
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": options.device,
+        "dtype": str(options.dtype).removeprefix("torch."),
+        "rounds": options.rounds,
+        "versions": versions,
+    }
+
+
+def _processor() -> str:
+    # Python's own answer is empty or just the architecture on Linux.
+    path = Path("/proc/cpuinfo")
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _row(suite: Suite, case: Case, watch: Watch, bound: Limits, options: Options) -> Row:
+    if suite.kind == "forward":
+        return forward(case, watch, bound, options.dtype, search=options.search)
+    if suite.kind == "training":
+        return training(case, watch, bound, options.dtype)
+    look = {"overhead": overhead, "memory": memory, "copies": copies}[suite.kind]
+    return look(case, watch, options.dtype)
+
+
+def _chosen(options: Options) -> list[Suite]:
+    if options.pattern is not None:
+        own = Case(options.pattern, options.pattern, options.sizes)
+        missing = [name for name in parse(own.pattern).names if name not in own.sizes]
+        if missing:
+            raise EinheadsError(
+                f"{count(len(missing), 'size')} missing: {', '.join(missing)}",
+                own.pattern,
+                notes=[f"write: {' '.join(f'{name}=4' for name in missing)}"],
+            )
+        return [Suite("pattern", "your own", "forward", "as fast as possible", (own,))]
+    every = suites()
+    unknown = [name for name in options.suites if name not in every]
+    if unknown:
+        raise EinheadsError(
+            f"there is no suite '{unknown[0]}'", notes=[f"the suites: {', '.join(every)}"]
+        )
+    chosen = [every[name] for name in options.suites or every]
+    if options.largest is not None:
+        chosen = [suite.shrunk(options.largest) for suite in chosen]
+    return chosen
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise EinheadsError(
+            f"device={device!r} cannot be used on this machine",
+            notes=["write: a device that torch finds, such as --device cpu"],
+        ) from error
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

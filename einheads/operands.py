@@ -1,0 +1,126 @@
+"""What is computed and on what: declarations, the names of their operands, and what may be one.
+
+A wrong operand is refused here, in the words of the declaration, before torch refuses it in its
+own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import kind
+from .pattern import parse
+
+
+class Declaration(NamedTuple):
+    """What is computed, as far as it is known before any tensor.
+
+    These are plain constants, which tracers accept.
+
+    Attributes:
+        text: the pattern.
+        bias: the axes of a bias, the last tensor of a call, separated by spaces; None for no bias.
+        names: a name for each tensor in the source, the bias too; None for `x1`, `x2`, ...
+    """
+
+    text: str
+    bias: str | None = None
+    names: tuple[str, ...] | None = None
+
+
+def input_names(declaration: Declaration, count: int) -> tuple[str, ...]:
+    """What the tensors are called in the source."""
+    if declaration.names is not None:
+        return declaration.names
+    return ("x",) if count == 1 else tuple(f"x{number}" for number in range(1, count + 1))
+
+
+def labels(declaration: Declaration, count: int) -> list[str]:
+    """What errors call the operands."""
+    if declaration.names is None:
+        return [f"operand {number}" for number in range(1, count + 1)]
+    return list(declaration.names[:count])
+
+
+def check_types(declaration: Declaration, tensors: Sequence[object]) -> None:
+    """Refuse what is no ordinary tensor, whatever the others are."""
+    if type(declaration.text) is not str:
+        # Tensors come after the pattern, so a wrong pattern is the first mistake.
+        parse(declaration.text)
+    for number, tensor in enumerate(tensors):
+        called = _label(declaration, number)
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{called} is {kind(tensor)}, not a tensor{_fix_type(tensor)}")
+        if tensor.is_nested:
+            raise TypeError(f"{called} is a nested tensor; write: .to_padded_tensor(0.0)")
+        if tensor.is_quantized:
+            raise TypeError(f"{called} is quantized ({tensor.dtype}); write: .dequantize()")
+        if tensor.layout != torch.strided:
+            raise TypeError(f"{called} is not dense ({tensor.layout}); write: .to_dense()")
+        if tensor.dtype == torch.bool:
+            fix = f".to({_likely([one for one in tensors if isinstance(one, Tensor)])})"
+            raise TypeError(f"{called} is boolean, and has no sum of products; write: {fix}")
+
+
+def _fix_type(value: object) -> str:
+    if isinstance(value, (list, tuple)) and any(isinstance(one, Tensor) for one in value):
+        return "; write: each tensor as an argument of its own"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"; write: torch.as_tensor(...), or n={value} if it is the size of an axis 'n'"
+    if isinstance(value, (float, complex, list, tuple)) or hasattr(value, "__array__"):
+        return "; write: torch.as_tensor(...)"
+    return ""
+
+
+def check_mixture(declaration: Declaration, tensors: Sequence[Tensor]) -> None:
+    """Refuse mixtures that torch would refuse with a message about its own internals."""
+    if not tensors:
+        return
+    # A layer's inputs come first, its parameters last: the input has to be converted.
+    place = len(tensors) - 1
+    if declaration.names is None:
+        wanted = _likely(tensors)
+        place = next(number for number, tensor in enumerate(tensors) if tensor.dtype == wanted)
+    model = tensors[place]
+    for number, tensor in enumerate(tensors):
+        called, other = _label(declaration, number), _label(declaration, place)
+        if tensor.dtype != model.dtype:
+            raise TypeError(
+                f"{called} is {tensor.dtype}, but {other} is {model.dtype}; "
+                f"write: .to({model.dtype}) for {called}"
+            )
+        if tensor.device != model.device:
+            raise TypeError(
+                f"{called} is on {tensor.device}, but {other} is on {model.device}; "
+                f"write: .to('{model.device}') for {called}"
+            )
+
+
+def _likely(tensors: Sequence[Tensor]) -> torch.dtype:
+    """The dtype that was probably meant: that of most tensors, and then the richest common one."""
+    dtypes = [tensor.dtype for tensor in tensors if tensor.dtype != torch.bool]
+
+    def rank(dtype: torch.dtype) -> tuple[bool, int, bool, bool]:
+        rich = dtype.is_complex, dtype.is_floating_point
+        # Double precision comes from NumPy more often than it is meant.
+        return rich[0], dtypes.count(dtype), rich[1], dtype == torch.float32
+
+    return max(dtypes, key=rank, default=torch.int64)
+
+
+def _label(declaration: Declaration, number: int) -> str:
+    return f"operand {number + 1}" if declaration.names is None else declaration.names[number]
+
+
+def check_support(tensors: Sequence[Tensor], error: RuntimeError) -> None:
+    """Say in our words that torch has no arithmetic for a dtype, where that was the error."""
+    if isinstance(error, NotImplementedError) and tensors:
+        first = tensors[0]
+        raise TypeError(
+            f"torch has no sum of products for {first.dtype} on {first.device.type}; "
+            "write: .to(torch.float32)"
+        ) from error

@@ -1,0 +1,96 @@
+"""Pages with code: what their blocks are, and what they do.
+
+Every Python block is executed, in order, one namespace a page. A `text` block right after it is
+what it prints. A `console` block is a command of the library after `$`, and what that prints.
+Blocks may be indented, as they are in a note that can be unfolded.
+"""
+
+import contextlib
+import io
+import re
+import shlex
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from einheads.__main__ import main
+
+ROOT = Path(__file__).parent.parent
+FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A block of Python, or a command, on a page, and the output that the page shows for it."""
+
+    line: int
+    code: str
+    shown: str | None
+    span: tuple[int, int]  # of the shown output in the text of the page
+    indent: str = ""
+    command: bool = False
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Find the blocks of a page that are written in a language."""
+    return [textwrap.dedent(one[3]) for one in FENCE.finditer(text) if one[2] == language]
+
+
+def examples(text: str) -> Iterator[Example]:
+    """Find the blocks of a page that can be run."""
+    found = list(FENCE.finditer(text))
+    for block, after in zip(found, [*found[1:], None], strict=True):
+        line = text[: block.start(3)].count("\n") + 1
+        code = textwrap.dedent(block[3])
+        if block[2] == "console":
+            command, _, shown = code.partition("\n")
+            span = block.start(3) + len(block[1] + command) + 1, block.end(3)
+            yield Example(line, command.removeprefix("$ "), shown, span, block[1], command=True)
+        elif block[2] == "python":
+            if after and after[2] == "text" and not text[block.end() : after.start()].strip():
+                shown = textwrap.dedent(after[3])
+                yield Example(line, code, shown, after.span(3), block[1])
+            else:
+                yield Example(line, code, None, (block.end(), block.end()), block[1])
+
+
+def execute(example: Example, page: str, namespace: dict[str, object]) -> str:
+    """Run one block and return what it prints, without blank lines at the end."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        if example.command:
+            with contextlib.redirect_stderr(printed):
+                main(shlex.split(example.code.removeprefix("python -m einheads")))
+        else:
+            # The blank lines make a traceback tell the line of the page.
+            code = compile("\n" * (example.line - 1) + example.code, str(ROOT / page), "exec")
+            exec(code, namespace)
+    # An editor would take spaces at the end of a line away.
+    lines = [line.rstrip() for line in printed.getvalue().rstrip("\n").splitlines()]
+    return "\n".join(lines) + "\n"
+
+
+def check(text: str, page: str) -> int:
+    """Run a page, compare what it prints with what it shows, and count the comparisons."""
+    namespace: dict[str, object] = {"__name__": "page"}
+    compared = 0
+    for example in examples(text):
+        printed = execute(example, page, namespace)
+        if example.shown is not None:
+            assert example.shown == printed, f"{page}, line {example.line}"
+            compared += 1
+    return compared
+
+
+def refresh(page: str) -> None:
+    """Write what the blocks print into the page, in place of what it shows."""
+    text = (ROOT / page).read_text()
+    namespace: dict[str, object] = {"__name__": "page"}
+    fresh, end = "", 0
+    for example in examples(text):
+        printed = execute(example, page, namespace)
+        start, stop = example.span
+        shown = "" if example.shown is None else textwrap.indent(printed, example.indent)
+        fresh += text[end:start] + shown
+        end = stop
+    (ROOT / page).write_text(fresh + text[end:])

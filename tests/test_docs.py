@@ -1,0 +1,90 @@
+"""The pages of the site run and show what they print, and their pictures can be drawn.
+
+To paste anew what the blocks print: `python tests/test_readme.py`.
+"""
+
+import importlib.util
+import re
+import xml.etree.ElementTree as ET
+from types import ModuleType
+
+import pytest
+
+import einheads
+from pages import ROOT, blocks, check, examples
+
+PAGES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md"))
+WITH_CODE = [page for page in PAGES if list(examples((ROOT / page).read_text()))]
+PICTURES = [(page, code) for page in PAGES for code in blocks((ROOT / page).read_text(), "picture")]
+
+
+@pytest.fixture(scope="module")
+def hooks() -> ModuleType:
+    """The file that mkdocs loads while it builds the site."""
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs/hooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", WITH_CODE)
+def test_page_prints_what_it_shows(page: str) -> None:
+    """Each page runs from top to bottom, and every output on it is what is printed."""
+    check((ROOT / page).read_text(), page)
+
+
+@pytest.mark.parametrize("page", WITH_CODE)
+def test_every_print_is_shown(page: str) -> None:
+    """A block that prints is followed by its output, so that the output is compared."""
+    hidden = [
+        example.line
+        for example in examples((ROOT / page).read_text())
+        if example.shown is None and re.search(r"\bprint\(", example.code)
+    ]
+    assert hidden == []
+
+
+@pytest.mark.parametrize(("page", "code"), PICTURES)
+def test_picture_is_drawn(hooks: ModuleType, page: str, code: str) -> None:
+    """Each picture is one line of well-formed SVG with words for those who cannot see it."""
+    drawing = hooks.picture(code)
+    assert "\n" not in drawing, page
+    svg = ET.fromstring(re.search(r"<svg.*</svg>", drawing)[0])
+    space = "{http://www.w3.org/2000/svg}"
+    assert svg.get("role") == "img"
+    assert svg.findtext(f"{space}title")
+    assert svg.findtext(f"{space}desc")
+    assert float(svg.get("width")) > 0
+    assert float(svg.get("height")) > 0
+
+
+def test_pictures_follow_the_switch_of_the_site(hooks: ModuleType) -> None:
+    """Light and dark are chosen on the page; a drawing without dark colors is refused."""
+    drawing = hooks.picture('eh.explain("b i, o i -> b o")')
+    assert '[data-md-color-scheme="slate"]' in drawing
+    assert "prefers-color-scheme" not in drawing
+    with pytest.raises(ValueError, match="no colors for the dark"):
+        hooks.figure("<svg></svg>")
+
+
+def test_reference_is_complete() -> None:
+    """Each public name stands once in the curated reference."""
+    text = "\n".join(path.read_text() for path in sorted(ROOT.glob("docs/reference/*.md")))
+    listed = re.findall(r"^::: einheads\.(\w+)$", text, re.MULTILINE)
+    assert sorted(listed) == sorted(set(einheads.__all__) - {"__version__"})
+
+
+def test_navigation_names_pages_that_exist() -> None:
+    """Every page is in the navigation, and every entry of it is a page."""
+    named = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(f"docs/{name}" for name in named) == PAGES
+
+
+def test_nothing_is_fetched_from_elsewhere() -> None:
+    """No page, style or setting asks for a script, a font or a picture of another site."""
+    for path in [*ROOT.glob("docs/**/*.md"), *ROOT.glob("docs/**/*.css"), ROOT / "mkdocs.yml"]:
+        text = path.read_text()
+        assert not re.search(r"!\[[^\]]*\]\(https?:|src=|@import|url\(", text), path
+        assert "extra_javascript" not in text
