@@ -1,11 +1,13 @@
 """What the site needs while it is built: pictures drawn by the library, so that none goes stale.
 
 A fenced block `picture` holds one Python expression that gives an `Explanation`, and becomes its
-drawing. The file is named in `mkdocs.yml` under `hooks`, and is no page.
+drawing. A block `card` holds a layer and the shapes of its inputs, and becomes a drawing with what
+the layer holds and costs. The file is named in `mkdocs.yml` under `hooks`, and is no page.
 """  # noqa: INP001  mkdocs loads a hook by its path
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 import einheads
@@ -16,9 +18,12 @@ _SWITCH = '[data-md-color-scheme="slate"]'
 
 
 def on_config(config: Any) -> Any:
-    """Teach the Markdown of the site what a `picture` is."""
+    """Teach the Markdown of the site what a `picture` and a `card` are."""
     fences = config.mdx_configs.setdefault("pymdownx.superfences", {})
-    fences["custom_fences"] = [{"name": "picture", "class": "picture", "format": picture}]
+    fences["custom_fences"] = [
+        {"name": "picture", "class": "picture", "format": picture},
+        {"name": "card", "class": "card", "format": card},
+    ]
     return config
 
 
@@ -27,6 +32,23 @@ def picture(source: str, *_: Any, **__: Any) -> str:
     # The pages are ours, as the modules are.
     story = eval(source, {"eh": einheads})  # noqa: S307
     return figure(story.svg())
+
+
+def card(source: str, *_: Any, **__: Any) -> str:
+    """Draw a layer, and count its numbers and its work."""
+    layer, *shapes = eval(source, {"eh": einheads})  # noqa: S307
+    story = layer.explain(*shapes)
+    held = ", ".join(
+        f"<code>{name}</code> {escape(str(tuple(one.shape)))}"
+        for name, one in layer.named_parameters()
+    )
+    total = sum(one.numel() for one in layer.parameters())
+    given = " and ".join(escape(str(shape)) for shape in shapes)
+    return (
+        f'<div class="card"><p><code>{escape(repr(layer))}</code> on {given}: '
+        f"{story.multiply_adds:,} multiply-adds, {story.bytes_copied:,} bytes copied.<br>"
+        f"Parameters: {held}; {total:,} numbers.</p>{figure(story.svg())}</div>"
+    )
 
 
 def figure(drawing: str) -> str:

@@ -29,15 +29,12 @@ class Traits:
         itemsize: bytes for one number.
         integer: integers have no matrix product on every device, and sum into int64.
         autocast: contractions are matrix products without exception, since only these are cast.
-        dense: whether a result that is not dense in the order of the pattern will be copied by its
-            reader, as the gradient of a parameter is.
     """
 
     device: str = "cpu"
     itemsize: int = 4
     integer: bool = False
     autocast: bool = False
-    dense: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +226,6 @@ def _price_result(
         return copy
     if made.folds(axes):
         return 0.0
-    if traits.dense:
-        return copy
     # A permuted result is free here, but whoever reads it pays something: the more if its last
     # axis is not the innermost one, over which softmax, norms and sums will run.
     last = next((name for name in reversed(axes) if name in made.order), None)

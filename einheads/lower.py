@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .build import Builder
-from .candidates import PER_CALL, Candidate, Elementwise, Traits, Way, made, readable, ways
+from .candidates import Candidate, Elementwise, Traits, Way, made, readable, ways
 from .layout import Layout, contiguous
 from .plan import Plan
+from .price import price
 from .sizes import Bound, Dim, Dims
 from .steps import (
     Add,
@@ -72,8 +73,8 @@ def drafts(
     (step,) = plan.contractions
     left, right = (start.build.known[start.values[one]] for one in (step.left, step.right))
     found: dict[Steps, Draft] = {}
-    for price, way in ways(step, left, right, plan.sizes, start.traits, bound.output):
-        draft = start.written([way], price)
+    for _, way in ways(step, left, right, plan.sizes, start.traits, bound.output):
+        draft = start.written([way])
         found.setdefault(draft.steps, draft)
     return sorted(found.values(), key=lambda draft: draft.price)
 
@@ -107,10 +108,8 @@ def _start(
     return _Lowering(plan, bound.output, bound.needed, traits or Traits(), bias, build, values)
 
 
-# How many schedules are followed, and how far above the cheapest (in nanoseconds) one may be to be
-# written down and judged by its calls as well.
-_BEAM = 6
-_MANY_CALLS = 10 * PER_CALL
+# How many schedules are followed, and in the end written down and priced exactly.
+_BEAM = 8
 
 
 @dataclass
@@ -126,11 +125,11 @@ class _Lowering:
     values: list[int]
 
     def lower(self) -> Steps:
-        drafts = [self.written(chosen, price) for price, chosen in self.schedules()]
+        drafts = [self.written(chosen) for chosen in self.schedules()]
         return min(drafts, key=lambda draft: draft.price).steps
 
-    def schedules(self) -> list[tuple[float, tuple[Way, ...]]]:
-        """The best ways to go through the contractions, each with its price.
+    def schedules(self) -> list[tuple[Way, ...]]:
+        """The likeliest ways to go through the contractions, by a rough price.
 
         The result of one step is born in a layout that may suit the next one or not, so the steps
         are chosen together: a beam search over the ways, by the sum of their prices.
@@ -153,18 +152,17 @@ class _Lowering:
             ]
             found.sort(key=lambda entry: entry[0])
             beam = found[:_BEAM]
-        # Where the arithmetic is dear, the calls around it do not decide.
-        worst = beam[0][0] * 1.02 + _MANY_CALLS
-        return [(total, chosen) for total, chosen, _ in beam if total <= worst]
+        return [chosen for _, chosen, _ in beam]
 
-    def written(self, chosen: Sequence[Way], price: float) -> Draft:
-        """Write the chosen ways down."""
+    def written(self, chosen: Sequence[Way]) -> Draft:
+        """Write the chosen ways down, and price what came of it exactly."""
         writer = replace(self, build=self.build.copy())
         result = writer.write(chosen)
         build = writer.build
         given = untold(build.inputs, build.steps, self.needed, self.plan.sizes)
         steps = Steps(build.inputs, tuple(build.steps), result, given, self.traits.integer)
-        return Draft(steps, price + PER_CALL * len(build.steps))
+        layouts = [build.known[number] for number in range(len(build.inputs))]
+        return Draft(steps, price(steps, layouts, self.plan.sizes, self.traits.itemsize))
 
     def write(self, chosen: Sequence[Way]) -> int:
         values = list(self.values)

@@ -32,25 +32,29 @@ class Example:
     command: bool = False
 
 
+def outdented(block: re.Match[str]) -> str:
+    """The lines of a block as they are written, without what the block itself is indented by."""
+    return re.sub(f"^{block[1]}", "", block[3], flags=re.MULTILINE)
+
+
 def blocks(text: str, language: str) -> list[str]:
     """Find the blocks of a page that are written in a language."""
-    return [textwrap.dedent(one[3]) for one in FENCE.finditer(text) if one[2] == language]
+    return [outdented(one) for one in FENCE.finditer(text) if one[2] == language]
 
 
 def examples(text: str) -> Iterator[Example]:
     """Find the blocks of a page that can be run."""
     found = list(FENCE.finditer(text))
-    for block, after in zip(found, [*found[1:], None], strict=True):
+    for block, after in zip(found, [*found, None][1:], strict=True):
         line = text[: block.start(3)].count("\n") + 1
-        code = textwrap.dedent(block[3])
+        code = outdented(block)
         if block[2] == "console":
             command, _, shown = code.partition("\n")
             span = block.start(3) + len(block[1] + command) + 1, block.end(3)
             yield Example(line, command.removeprefix("$ "), shown, span, block[1], command=True)
         elif block[2] == "python":
             if after and after[2] == "text" and not text[block.end() : after.start()].strip():
-                shown = textwrap.dedent(after[3])
-                yield Example(line, code, shown, after.span(3), block[1])
+                yield Example(line, code, outdented(after), after.span(3), block[1])
             else:
                 yield Example(line, code, None, (block.end(), block.end()), block[1])
 
@@ -71,14 +75,16 @@ def execute(example: Example, page: str, namespace: dict[str, object]) -> str:
 
 
 def check(text: str, page: str) -> int:
-    """Run a page, compare what it prints with what it shows, and count the comparisons."""
+    """Run a page, compare what it prints with what it shows, and count the comparisons.
+
+    A block that shows nothing has to print nothing.
+    """
     namespace: dict[str, object] = {"__name__": "page"}
     compared = 0
     for example in examples(text):
         printed = execute(example, page, namespace)
-        if example.shown is not None:
-            assert example.shown == printed, f"{page}, line {example.line}"
-            compared += 1
+        assert (example.shown or "\n") == printed, f"{page}, line {example.line}"
+        compared += example.shown is not None
     return compared
 
 

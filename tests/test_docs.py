@@ -9,13 +9,20 @@ import xml.etree.ElementTree as ET
 from types import ModuleType
 
 import pytest
+import torch
 
 import einheads
-from pages import ROOT, blocks, check, examples
+from pages import ROOT, blocks, check, examples, execute
 
 PAGES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md"))
 WITH_CODE = [page for page in PAGES if list(examples((ROOT / page).read_text()))]
-PICTURES = [(page, code) for page in PAGES for code in blocks((ROOT / page).read_text(), "picture")]
+PICTURES = [
+    (page, kind, code)
+    for page in PAGES
+    for kind in ("picture", "card")
+    for code in blocks((ROOT / page).read_text(), kind)
+]
+SHEET = "docs/cheat-sheet.md"
 
 
 @pytest.fixture(scope="module")
@@ -35,21 +42,10 @@ def test_page_prints_what_it_shows(page: str) -> None:
     check((ROOT / page).read_text(), page)
 
 
-@pytest.mark.parametrize("page", WITH_CODE)
-def test_every_print_is_shown(page: str) -> None:
-    """A block that prints is followed by its output, so that the output is compared."""
-    hidden = [
-        example.line
-        for example in examples((ROOT / page).read_text())
-        if example.shown is None and re.search(r"\bprint\(", example.code)
-    ]
-    assert hidden == []
-
-
-@pytest.mark.parametrize(("page", "code"), PICTURES)
-def test_picture_is_drawn(hooks: ModuleType, page: str, code: str) -> None:
+@pytest.mark.parametrize(("page", "kind", "code"), PICTURES)
+def test_picture_is_drawn(hooks: ModuleType, page: str, kind: str, code: str) -> None:
     """Each picture is one line of well-formed SVG with words for those who cannot see it."""
-    drawing = hooks.picture(code)
+    drawing = getattr(hooks, kind)(code)
     assert "\n" not in drawing, page
     svg = ET.fromstring(re.search(r"<svg.*</svg>", drawing)[0])
     space = "{http://www.w3.org/2000/svg}"
@@ -67,6 +63,26 @@ def test_pictures_follow_the_switch_of_the_site(hooks: ModuleType) -> None:
     assert "prefers-color-scheme" not in drawing
     with pytest.raises(ValueError, match="no colors for the dark"):
         hooks.figure("<svg></svg>")
+
+
+def test_both_columns_of_the_cheat_sheet_agree() -> None:
+    """Every row with code on both sides has the same values on both sides."""
+    text = (ROOT / SHEET).read_text()
+    namespace: dict[str, object] = {}
+    for example in examples(text):
+        execute(example, SHEET, namespace)
+    rows = re.findall(r"^\| `(.+)` \| `(.+)` \|$", text, re.MULTILINE)
+    assert len(rows) > 30
+    for theirs, ours in rows:
+        torch.testing.assert_close(eval(ours, namespace), eval(theirs, namespace), msg=ours)
+
+
+def test_commands_are_those_of_the_readme() -> None:
+    """The start page shows the same two commands."""
+    readme, start = (
+        blocks((ROOT / page).read_text(), "bash") for page in ("README.md", "docs/index.md")
+    )
+    assert start == readme
 
 
 def test_reference_is_complete() -> None:

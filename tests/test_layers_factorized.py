@@ -337,6 +337,15 @@ class TestFits:
             "156 parameters (dense: 120), 768 FLOPs a row (dense: 240)"
         )
 
+    @pytest.mark.parametrize("name", ["low rank", "kronecker sum", "tensor train", "tucker", "cp"])
+    def test_complex(self, name: str) -> None:
+        """A complex weight is found again too: nothing is conjugated on the way."""
+        case = CASES[name]
+        target = case.make(dtype=torch.complex128).dense_weight().detach()
+        fit = type(case.layer()).from_dense(target, **case.sizes)
+        assert fit.error < 1e-8
+        torch.testing.assert_close(fit.layer.dense_weight(), target, rtol=1e-8, atol=1e-8)
+
     def test_sweeps_improve(self) -> None:
         """Every sweep of least squares lowers the error, and the last one stops it."""
         target = randn(3, 5, 7)

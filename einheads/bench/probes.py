@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from einheads.functional import einsum
 from einheads.operands import Declaration
 from einheads.program import program_for
-from einheads.steps import Steps, elements
+from einheads.steps import Diagonal, Expand, Permute, Reshape, Steps, elements
 
 from .agreement import agree, reference
 from .cases import Case
@@ -70,23 +70,21 @@ def memory(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Row:
     peak = _peak(lambda: einsum(case.pattern, *operands), watch)
     output = math.prod(case.sizes[axis] for axis in case.terms[-1]) * dtype.itemsize
     copied = _bytes(steps, steps.copies, case, dtype)
-    # Between contractions, values have to be kept.
-    last = len(steps.inputs) + len(steps.steps)
-    results = [
+    # Views hold nothing; a reshape is one, unless it copies.
+    first, views = len(steps.inputs), (Permute, Expand, Diagonal, Reshape)
+    made = [
         number
-        for number in range(len(steps.inputs), last)
-        if hasattr(steps.steps[number - len(steps.inputs)], "left")
+        for number, step in enumerate(steps.steps, first)
+        if not isinstance(step, views) or number in steps.copies
     ]
-    between = _bytes(steps, results[:-1], case, dtype)
-    allowed = output + copied + between
     return Row(
         case,
         {
             "peak, kB": peak / 1e3,
             "output, kB": output / 1e3,
             "copies, kB": copied / 1e3,
-            "between, kB": between / 1e3,
-            "peak / allowed": peak / max(allowed, 1),
+            "peak / (output + copies)": peak / max(output + copied, 1),
+            "peak / all values": peak / max(_bytes(steps, made, case, dtype), 1),
         },
         notes={"chosen": told(steps)},
     )

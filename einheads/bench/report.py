@@ -58,6 +58,8 @@ def _number(value: float | None) -> str:
 
 
 def _summary(result: Result) -> Iterator[str]:
+    if len(result.rows) == 1:
+        return
     for name, one in result.summaries().items():
         cases = "1 case" if one.count == 1 else f"{one.count} cases"
         yield (

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from einheads import __version__
 from einheads.errors import EinheadsError, count
+from einheads.given import fix_spaces
 from einheads.pattern import parse
 
 from . import report
@@ -99,6 +100,9 @@ def tell(options: Options, path: Path | None = None) -> Iterator[str]:
         options: what to run.
         path: where everything is kept as JSON.
     """
+    # Mistakes come before anything is printed.
+    _chosen(options)
+    _check_device(options.device)
     machine = about(options)
     yield from report.about(machine)
     absent = [one.name for one in FORWARD if not one.installed]
@@ -159,12 +163,14 @@ def _row(suite: Suite, case: Case, watch: Watch, bound: Limits, options: Options
 def _chosen(options: Options) -> list[Suite]:
     if options.pattern is not None:
         own = Case(options.pattern, options.pattern, options.sizes)
-        missing = [name for name in parse(own.pattern).names if name not in own.sizes]
+        parsed = parse(own.pattern)
+        missing = [name for name in parsed.names if name not in own.sizes]
         if missing:
+            fix = fix_spaces(parsed) or f"write: {' '.join(f'{name}=4' for name in missing)}"
             raise EinheadsError(
                 f"{count(len(missing), 'size')} missing: {', '.join(missing)}",
                 own.pattern,
-                notes=[f"write: {' '.join(f'{name}=4' for name in missing)}"],
+                notes=[fix],
             )
         return [Suite("pattern", "your own", "forward", "as fast as possible", (own,))]
     every = suites()

@@ -68,8 +68,14 @@ def _dims(steps: Steps, number: int) -> str:
     return ",".join("".join(dim) or "1" for dim in steps.dims(number))
 
 
+# Candidates that are priced so many times higher than the cheapest one are left out: prices are
+# wrong by a factor of ten at most, and what multiplies large operands elementwise would fill the
+# memory of the machine.
+_HOPELESS = 30.0
+
+
 def drafts(case: Case, operands: Sequence[Tensor]) -> list[Draft]:
-    """Every candidate for a contraction of two operands, the cheapest by price first."""
+    """Every candidate with any hope for two operands, the cheapest by price first."""
     pattern = parse(case.pattern)
     bound = bind(pattern, [operand.shape for operand in operands], {})
     chosen = plan(bound)
@@ -80,7 +86,10 @@ def drafts(case: Case, operands: Sequence[Tensor]) -> list[Draft]:
     first = operands[0]
     traits = Traits(device=first.device.type, itemsize=first.element_size())
     every = []
-    for draft in lower.drafts(bound, chosen, layouts, traits):
+    found = lower.drafts(bound, chosen, layouts, traits)
+    for draft in found:
+        if draft.price > _HOPELESS * found[0].price:
+            break
         text = write(draft.steps, ["x", "y"], title=str(pattern))
         run = compile_source(text, "contract", f"<einheads bench: {pattern}>")
         every.append(Draft(draft.steps, text, run, draft.price))

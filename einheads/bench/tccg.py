@@ -71,7 +71,7 @@ def tccg(limit: float = 60e6) -> tuple[Case, ...]:
     Example:
         >>> first = tccg()[0]
         >>> first.pattern, first.sizes
-        ('b d a, d c -> a b c', {'a': 166, 'b': 166, 'c': 12, 'd': 166})
+        ('b d a, d c -> a b c', {'a': 167, 'b': 167, 'c': 12, 'd': 167})
         >>> tccg(math.inf)[0].sizes["a"]
         312
 

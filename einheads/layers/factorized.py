@@ -160,12 +160,25 @@ class Factorized(Einsum):
             items = _dense_items(self)
             output = [axis.name for axis in _axes(items)]
             target = wide.reshape([self.sizes[name] for name in output])
-            terms = [term.names for term in self.declared.weights]
-            factors, made = alternate(terms, output, target, factors, sweeps)
+            factors, made = self.improved(output, target, factors, sweeps)
         with torch.no_grad():
             for name, factor in zip(self.declared.names, factors, strict=True):
                 getattr(self, name).copy_(factor)
             return difference(self.dense_weight().to(dtype), wide), made
+
+    def improved(
+        self, output: Sequence[str], target: Tensor, factors: Sequence[Tensor], sweeps: int
+    ) -> tuple[list[Tensor], int]:
+        """Better factors, and the sweeps that it took.
+
+        Args:
+            output: the axes of the target.
+            target: the dense weight, with an axis for each factor of input and output.
+            factors: where to start.
+            sweeps: at most so many.
+        """
+        terms = [term.names for term in self.declared.weights]
+        return alternate(terms, output, target, factors, sweeps)
 
     def factors_of(self, weight: Tensor) -> list[Tensor] | None:
         """Factors that stand for a dense weight, or None to start from random ones.

@@ -24,6 +24,9 @@ from einheads.sizes import bind
 
 L = TypeVar("L")
 
+# Without theory: sweeps that change less would not change a digit that anybody reads.
+_STILL = 1e-5
+
 
 @dataclass(frozen=True)
 class Costs:
@@ -153,10 +156,55 @@ def alternate(
                 f"({names[0]}) ({names[2]}) ({names[3]}) -> {' '.join(own)}", solution, **sizes
             )
         last, error = error, difference(einsum(product, *factors), target)
-        # Without theory: further sweeps would not change a digit that anybody reads.
-        if error < 1e-13 or last - error <= 1e-7 * error:
+        if error < 1e-13 or last - error <= _STILL * error:
             return _balanced(factors), sweep
     return _balanced(factors), sweeps
+
+
+def orthogonal_iteration(
+    target: Tensor, bases: Sequence[Tensor], sweeps: int
+) -> tuple[list[Tensor], int]:
+    """Improve the bases of a Tucker decomposition one after the other.
+
+    With orthonormal bases the best core is a projection, so the least squares for it, which would
+    need a matrix as large as target and core together, are not solved.
+
+    Args:
+        target: the tensor to approximate.
+        bases: a matrix `size rank` of orthonormal columns for each axis of the target.
+        sweeps: how often every basis is improved, at most.
+
+    Returns:
+        The bases and then the core, and how many sweeps were made before the error stood still.
+    """
+    bases = list(bases)
+    norm, error = float(target.norm()), math.inf
+    core = target
+    for sweep in range(1, sweeps + 1):
+        for place, basis in enumerate(bases):
+            others = projected(target, [None if k == place else b for k, b in enumerate(bases)])
+            bases[place] = leading(others.movedim(place, 0).flatten(1), basis.shape[1])
+        core = projected(target, bases)
+        last, error = error, math.sqrt(max(norm**2 - float(core.norm()) ** 2, 0.0))
+        if error <= 1e-13 * norm or last - error <= _STILL * error:
+            return _balanced([*bases, core]), sweep
+    return _balanced([*bases, core]), sweeps
+
+
+def projected(target: Tensor, bases: Sequence[Tensor | None]) -> Tensor:
+    """A tensor in the coordinates of bases, one for each axis; None keeps an axis."""
+    for place, basis in enumerate(bases):
+        if basis is not None:
+            turned = torch.tensordot(basis.mH, target.movedim(place, 0), 1)
+            target = turned.movedim(0, place)
+    return target
+
+
+def leading(matrix: Tensor, rank: int) -> Tensor:
+    """The first left singular vectors of a wide matrix, completed to `rank` where it has fewer."""
+    _, small = torch.linalg.qr(matrix.mH)
+    left: Tensor = torch.linalg.svd(small.mH, full_matrices=True)[0]
+    return left[:, :rank]
 
 
 def _balanced(factors: Sequence[Tensor]) -> list[Tensor]:

@@ -16,7 +16,7 @@ from einheads.errors import SizeError, count
 from einheads.initializers import Initializer
 
 from .factorized import Factorized, check_rank, factors
-from .fitting import truncated
+from .fitting import leading, orthogonal_iteration, projected, truncated
 from .structured import numbered, paired
 
 
@@ -223,7 +223,8 @@ class Tucker(Factorized):
     Reference:
         Tucker, "Some mathematical notes on three-mode factor analysis" (1966); De Lathauwer et al.,
         "A multilinear singular value decomposition" (2000), section 4, has the start of
-        `from_dense`, which least squares then improve. Offered by tltorch and LyCORIS.
+        `from_dense`, which its orthogonal iteration (2000, "On the best rank-1 and rank-(R1, ..,
+        RN) approximation", section 3) then improves. Offered by tltorch and LyCORIS.
     """
 
     closed_form = False
@@ -260,19 +261,35 @@ class Tucker(Factorized):
         """The leading singular vectors along each axis, and the core that they leave."""
         sizes = self.sizes
         every = [name for name in sizes if name[0] in "io"]
-        core = self.split(weight, " ".join(every))
-        bases = {}
+        tensor = self.split(weight, " ".join(every))
+        bases = []
         for place, name in enumerate(every):
             rank = {"i": "r", "o": "s"}[name[0]] + name[1:]
-            unfolded = core.movedim(place, 0).flatten(1)
+            unfolded = tensor.movedim(place, 0).flatten(1)
             check_rank(rank, sizes[rank], unfolded, self.pattern)
-            left = torch.linalg.svd(unfolded, full_matrices=False)[0][:, : sizes[rank]]
-            bases[name] = left
-            core = torch.tensordot(left.mH, core.movedim(place, 0), 1).movedim(0, place)
-        ins = [name for name in every if name[0] == "i"]
-        outs = [name for name in every if name[0] == "o"]
-        core = core.permute([every.index(name) for name in (*outs, *ins)])
-        return [*(bases[name].T for name in ins), core, *(bases[name] for name in outs)]
+            bases.append(leading(unfolded, sizes[rank]))
+        return self._ordered(every, [*bases, projected(tensor, bases)])
+
+    def improved(
+        self, output: Sequence[str], target: Tensor, factors: Sequence[Tensor], sweeps: int
+    ) -> tuple[list[Tensor], int]:
+        """Orthogonal iteration, which never solves for the core."""
+        names = [term.names for term in self.declared.weights]
+        bases = []
+        for axis in output:
+            basis = factors[next(k for k, term in enumerate(names) if axis in term)]
+            bases.append(basis.mT if axis[0] == "i" else basis)
+        found, made = orthogonal_iteration(target, bases, sweeps)
+        return self._ordered(output, found), made
+
+    def _ordered(self, axes: Sequence[str], found: Sequence[Tensor]) -> list[Tensor]:
+        """Bases in the order of `axes` and a core, in the order of the weights."""
+        *bases, core = found
+        ins = [place for place, name in enumerate(axes) if name[0] == "i"]
+        outs = [place for place, name in enumerate(axes) if name[0] == "o"]
+        # A basis of the input is read backwards, and the core takes what it gives.
+        downs = [bases[place].mT for place in ins]
+        return [*downs, core.permute(*outs, *ins), *(bases[place] for place in outs)]
 
 
 class TensorRing(Factorized):
