@@ -247,7 +247,7 @@ def _copy(
     """
     inner = layout.order[-1] if layout.order else None
     ends = [next((name for name in reversed(dim) if name in layout.order), None) for dim in folds]
-    run = sizes[inner] if inner is not None and inner in ends and inner == layout.unit else 1
+    run = max(sizes[inner], 1) if inner and inner in ends and inner == layout.unit else 1
     per_run = _PER_RUN_IN_CACHE if count * traits.itemsize < _CACHE else _PER_RUN
     return PER_CALL + count * (traits.itemsize * _PER_COPIED_BYTE + per_run / run)
 

@@ -39,15 +39,6 @@ class Layout:
         names = [name for name in dim if name in self.order]
         return all(pair in self.joins for pair in itertools.pairwise(names))
 
-    def without(self, names: Sequence[str]) -> Layout:
-        """The layout once these axes are gone, where the others keep their strides."""
-        gone = set(names)
-        return Layout(
-            tuple(name for name in self.order if name not in gone),
-            frozenset(pair for pair in self.joins if not gone.intersection(pair)),
-            None if self.unit in gone else self.unit,
-        )
-
 
 def contiguous(dims: Dims, sizes: Mapping[str, int]) -> Layout:
     """The layout of a freshly made value with these dimensions.

@@ -4,8 +4,17 @@ To paste anew what the blocks print: `python tests/test_readme.py`.
 """
 
 import importlib.util
+import json
+import queue
 import re
+import shutil
+import subprocess
+import sys
+import threading
 import xml.etree.ElementTree as ET
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -104,3 +113,87 @@ def test_nothing_is_fetched_from_elsewhere() -> None:
         text = path.read_text()
         assert not re.search(r"!\[[^\]]*\]\(https?:|src=|@import|url\(", text), path
         assert "extra_javascript" not in text
+
+
+# A page that opens every page of the site, narrow and wide, and tells what it finds.
+BROWSER = """<!doctype html><body><script>
+const pages = PAGES, found = [];
+function visit(page, width) {
+  return new Promise((done) => {
+    const frame = document.createElement("iframe");
+    frame.style = `width: ${width}px; height: 900px; border: 0`;
+    frame.onload = () => {
+      const inside = frame.contentDocument, root = inside.documentElement;
+      const flat = [...inside.querySelectorAll(".picture svg")].filter((one) => {
+        const closed = one.closest("details:not([open])");
+        return !closed && !(one.getBoundingClientRect().width > 0);
+      });
+      const loaded = frame.contentWindow.performance.getEntriesByType("resource");
+      const away = loaded.map((one) => one.name).filter((one) => !one.startsWith(location.origin));
+      found.push({page, width, over: root.scrollWidth - width, flat: flat.length, away});
+      frame.remove();
+      done();
+    };
+    frame.src = page;
+    document.body.append(frame);
+  });
+}
+(async () => {
+  for (const page of pages) await Promise.all([visit(page, 400), visit(page, 1400)]);
+  await fetch("/", {method: "POST", body: JSON.stringify(found)});
+})();
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    """The browser, where there is one."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        pytest.skip("there is no Chromium")
+    return found
+
+
+@pytest.fixture(scope="module")
+def site(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site; building it warns of nothing, since it is strict."""
+    pytest.importorskip("mkdocs")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "-d", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return folder
+
+
+class Listening(SimpleHTTPRequestHandler):
+    """Serve files, say nothing, and keep what the page sends back."""
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def do_POST(self) -> None:
+        """Take what was found."""
+        length = int(self.headers["Content-Length"])
+        self.server.found.put(json.loads(self.rfile.read(length)))
+        self.send_response(204)
+        self.end_headers()
+
+
+def test_site_in_a_browser(chromium: str, site: Path, tmp_path: Path) -> None:
+    """On a phone and on a wide screen no page is too wide, and nothing comes from elsewhere."""
+    pages = [str(path.relative_to(site)) for path in sorted(site.rglob("index.html"))]
+    (site / "browser.html").write_text(BROWSER.replace("PAGES", json.dumps(pages)))
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Listening, directory=str(site))) as server:
+        server.found = queue.Queue()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/browser.html"
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        # Headless Chromium stays until it is ended if it can be debugged.
+        options += [f"--user-data-dir={tmp_path}", "--remote-debugging-port=0"]
+        with subprocess.Popen([chromium, *options, address], stderr=subprocess.DEVNULL) as browser:
+            try:
+                found = server.found.get(timeout=100)
+            finally:
+                browser.terminate()
+                server.shutdown()
+    assert len(found) == 2 * len(pages)
+    assert [one for one in found if one["over"] > 0 or one["flat"] or one["away"]] == []

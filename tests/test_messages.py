@@ -125,7 +125,16 @@ class TestMessages:
 
 
 # What uses the core: the messages of these are tested beside what they do.
-USERS = ("__main__.py", "demo", "convert.py", "shard.py", "bench", "layers/")
+USERS = (
+    "__main__.py",
+    "demo",
+    "convert.py",
+    "shard.py",
+    "bench",
+    "folding.py",
+    "roles.py",
+    "layers/",
+)
 # Of the layers, what all of them have in common belongs to the core.
 CORE = ("layers/base.py", "layers/declare.py", "layers/options.py")
 

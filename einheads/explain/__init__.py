@@ -255,6 +255,8 @@ def _verb(step: Step, before: Dims) -> tuple[str, Dim]:
 
 
 def _fold(before: Dims, after: Dims) -> tuple[str, Dim]:
+    if before == after:
+        return "copy", ()
     old, new = [{dim for dim in dims if dim} for dims in (before, after)]
     if old == new:
         return ("unsqueeze" if len(after) > len(before) else "squeeze"), ()

@@ -43,7 +43,7 @@ def spellings(subject: Subject) -> tuple[Spelling, Spelling, Spelling]:
     """Spell a subject in the three ways.
 
     Example:
-        >>> from einheads.subject import Outline, prepare
+        >>> from einheads.explain.subject import Outline, prepare
         >>> for spelling in spellings(prepare(Outline("b h i, h o i -> b h o"))):
         ...     print(spelling.text)
         def by_definition(x1, x2):

@@ -329,7 +329,10 @@ class Einsum(nn.Module):
         every = [*inputs, *own]
         given = {**dict(self._given), **sizes}
         traits = Traits(own[0].device.type if own else "cpu", itemsize)
-        outline = Outline(text, given, called, bias, strides_of(every), traits)
+        strides = strides_of(every)
+        if bias is not None and len(strides[-1] or ()) != len(bias.split()):
+            strides[-1] = None  # stored with unit axes, which the declaration does not have
+        outline = Outline(text, given, called, bias, strides, traits)
         return prepare(outline, shapes_of(every[: len(self.declared.pattern.operands)]))
 
     def _axes(self) -> dict[str, str]:
