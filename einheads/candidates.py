@@ -66,17 +66,17 @@ class Elementwise:
     """Multiply with unit dimensions where an operand lacks an axis, then sum the contracted axes.
 
     Attributes:
-        axes: of the result.
-        contract: the summed axes; none for a plain product.
+        order: of the axes while they are multiplied.
+        contract: those of them that are summed; none for a plain product.
     """
 
-    axes: Dim
+    order: Dim
     contract: Dim
 
     @property
     def result(self) -> Dims:
         """The dimensions of the result."""
-        return tuple((name,) for name in self.axes)
+        return tuple((name,) for name in self.order if name not in self.contract)
 
 
 Way = Candidate | Elementwise
@@ -148,16 +148,14 @@ def _elementwise_only(step: Contraction, traits: Traits) -> bool:
 def _elementwise(
     step: Contraction, left: Layout, right: Layout, output: Dims | None
 ) -> Iterator[Elementwise]:
+    # As the operands lie, nothing is read against its order; as the output wants it, nothing is
+    # turned afterwards.
     orders = [left.order + right.order, right.order + left.order]
     if output is not None:
-        orders = [flat(output)]
+        orders.insert(0, tuple(name for name in flat(output) if name in step.result))
     for order in orders:
-        axes = tuple(
-            dict.fromkeys((*(name for name in order if name in step.result), *step.result))
-        )
-        summed = dict.fromkeys(name for name in order if name in step.contract)
-        contract = tuple(dict.fromkeys((*summed, *left.order, *step.contract)))
-        yield Elementwise(axes, tuple(name for name in contract if name in step.contract))
+        every = tuple(dict.fromkeys((*order, *step.result, *left.order, *step.contract)))
+        yield Elementwise(every, step.contract)
 
 
 def candidates(step: Contraction, left: Layout, right: Layout) -> Iterator[Candidate]:
@@ -233,7 +231,7 @@ def _price_result(
 
 
 def _price_elementwise(way: Elementwise, sizes: Mapping[str, int], traits: Traits) -> float:
-    count = math.prod(sizes[name] for name in (*way.axes, *way.contract))
+    count = math.prod(sizes[name] for name in way.order)
     passes = 3 if way.contract else 1
     return passes * count * (_PER_ELEMENT + traits.itemsize * _PER_COPIED_BYTE)
 

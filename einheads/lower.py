@@ -188,18 +188,17 @@ class _Lowering:
     # The kinds of contraction
 
     def elementwise(self, way: Elementwise, left: int, right: int) -> int:
-        axes = (*way.axes, *way.contract)
         values = []
         for number in (left, right):
             have = set(flat(self.build.dims(number)))
-            dims = tuple((name,) if name in have else () for name in axes)
+            dims = tuple((name,) if name in have else () for name in way.order)
             lead = next((place for place, dim in enumerate(dims) if dim), len(dims))
             values.append(self.build.regroup(number, dims[lead:]))
-        dims = tuple((name,) for name in axes)
+        dims = tuple((name,) for name in way.order)
         product = self.build.combine(Multiply, values[0], values[1], dims)
         if not way.contract:
             return product
-        places = tuple(range(len(way.axes), len(axes)))
+        places = tuple(place for place, name in enumerate(way.order) if name in way.contract)
         return self.build.emit(Sum(product, places, way.result))
 
     def product(self, candidate: Candidate, left: int, right: int, bias: int | None) -> int:

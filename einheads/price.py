@@ -49,6 +49,9 @@ _OUT_OF_L2 = 3.5
 _SAME_SET = 2.0
 _L1_LINES = 512
 _L2_LINES = 16384
+# A copy that does not fit into the second cache drives out what the product will read.
+_LARGE = 1 << 20
+_EVICTED = 1.0
 # From this many bytes on, memory comes fresh from the system, page by page.
 _FRESH = 1 << 25
 _PAGE_FAULTS_PER_BYTE = 0.36
@@ -183,6 +186,8 @@ class _Pricing:
             if stride * self.itemsize % 4096 == 0 and size > 16:
                 each += _SAME_SET
             nanoseconds += count * each
+        if count * self.itemsize > _LARGE:
+            nanoseconds += count * _EVICTED
         if count * self.itemsize >= _FRESH:
             nanoseconds += count * self.itemsize * _PAGE_FAULTS_PER_BYTE
         return nanoseconds * self.itemsize / 4
