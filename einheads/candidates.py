@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .layout import Layout, combined, contiguous
 from .plan import Contraction
+from .price import Costs, near
+from .rates import rates_for
 from .sizes import Dim, Dims
 from .steps import flat
 
@@ -47,6 +49,7 @@ class Candidate:
         columns: axes folded into the columns of the right matrix.
         contract: the summed axes, in the order in which they are folded.
         swapped: whether the right operand of the contraction is the left matrix.
+        near: for the left and the right matrix, whether a copy has the summed axes innermost.
     """
 
     batch: Dim
@@ -54,6 +57,7 @@ class Candidate:
     columns: Dim
     contract: Dim
     swapped: bool
+    near: tuple[bool, bool] = (True, False)
 
     @property
     def result(self) -> Dims:
@@ -81,20 +85,8 @@ class Elementwise:
 
 Way = Candidate | Elementwise
 
-# What a way is priced with, in nanoseconds. Rough figures of one core of a recent x86-64 server
-# with AVX-512, float32; only their ratios matter.
-PER_CALL = 1500.0
-_PER_MATRIX = 90.0
-_PER_COPIED_BYTE = 0.14
-_PER_RUN_IN_CACHE = 2.0
-_PER_RUN = 3.5
-_CACHE = 1 << 20
-_PER_ELEMENT = 0.5
-_MULTIPLY_ADDS_PER_NS = 35.0
-# With so many rows, columns or contracted numbers a matrix product reaches half of its rate.
-_HALF_ROWS = 4
-_HALF_COLUMNS = 8
-_HALF_CONTRACT = 8
+# A way that is priced so many times higher than the cheapest one is not written down.
+_SLACK = 1.4
 
 
 def ways(
@@ -104,8 +96,10 @@ def ways(
     sizes: Mapping[str, int],
     traits: Traits,
     output: Dims | None,
+    *,
+    every: bool = False,
 ) -> list[tuple[float, Way]]:
-    """Every way worth trying, with its price.
+    """The ways worth trying, with their prices, the cheapest first.
 
     Args:
         step: the contraction.
@@ -115,18 +109,9 @@ def ways(
         traits: device, dtype and autocast.
         output: the dimensions that the result has to be brought into; None between two
             contractions.
+        every: give also those that are hopeless.
     """
-    only = _elementwise_only(step, traits)
-    found: list[tuple[float, Way]] = []
-    if only or not traits.autocast:
-        elementwise = _elementwise(step, left, right, output)
-        found += [(_price_elementwise(one, sizes, traits), one) for one in elementwise]
-    if not only:
-        found += [
-            (price(one, step, left, right, sizes, traits, output), one)
-            for one in candidates(step, left, right)
-        ]
-    return found
+    return _Ways(step, left, right, sizes, traits, output, every=every).found()
 
 
 def made(way: Way, left: Layout, right: Layout, sizes: Mapping[str, int]) -> Layout:
@@ -136,118 +121,204 @@ def made(way: Way, left: Layout, right: Layout, sizes: Mapping[str, int]) -> Lay
     return contiguous(way.result, sizes)
 
 
-def _elementwise_only(step: Contraction, traits: Traits) -> bool:
-    if not step.contract:
-        return True
-    if traits.integer and traits.device != "cpu":
-        return True
-    # A stack of 1x1 results is no matrix product.
-    return bool(step.batch and not step.left_axes and not step.right_axes and not traits.autocast)
+class _Ways:
+    """The search for ways: what follows from a part of a choice is priced once."""
 
+    def __init__(
+        self,
+        step: Contraction,
+        left: Layout,
+        right: Layout,
+        sizes: Mapping[str, int],
+        traits: Traits,
+        output: Dims | None,
+        *,
+        every: bool,
+    ) -> None:
+        self.step = step
+        self.layouts = left, right
+        self.sizes = sizes
+        self.traits = traits
+        self.output = output
+        self.every = every
+        self.costs = Costs(rates_for(traits.device), sizes, traits.itemsize)
+        # What each operand has besides the contracted axes.
+        self.have = step.batch + step.left_axes, step.batch + step.right_axes
+        self.best = math.inf
+        self.ways: list[tuple[float, Way]] = []
+        self.operands: dict[tuple[int, Dim, Dim, Dim], tuple[float, bool | None, bool]] = {}
+        self.copied: dict[tuple[int, Dim], float] = {}
+        self.results: dict[tuple[Dim, Dim, Dim], float] = {}
 
-def _elementwise(
-    step: Contraction, left: Layout, right: Layout, output: Dims | None
-) -> Iterator[Elementwise]:
-    # As the operands lie, nothing is read against its order; as the output wants it, nothing is
-    # turned afterwards.
-    orders = [left.order + right.order, right.order + left.order]
-    if output is not None:
-        orders.insert(0, tuple(name for name in flat(output) if name in step.result))
-    for order in orders:
-        every = tuple(dict.fromkeys((*order, *step.result, *left.order, *step.contract)))
-        yield Elementwise(every, step.contract)
+    def found(self) -> list[tuple[float, Way]]:
+        only = self.elementwise_only()
+        if not only:
+            self.products()
+        if only or not self.traits.autocast:
+            self.elementwise()
+        self.ways.sort(key=lambda entry: entry[0])
+        limit = math.inf if self.every else self.best * _SLACK
+        return [entry for entry in self.ways if entry[0] <= limit]
 
+    def elementwise_only(self) -> bool:
+        step, traits = self.step, self.traits
+        if not step.contract:
+            return True
+        if traits.device == "cpu" or traits.autocast:
+            return False
+        # Off the CPU, integers have no matrix product, and a stack of 1x1 results is slow as one.
+        return traits.integer or bool(step.batch and not step.left_axes and not step.right_axes)
 
-def candidates(step: Contraction, left: Layout, right: Layout) -> Iterator[Candidate]:
-    """Every way to see a contraction as a matrix product that could be the best one.
+    def add(self, price: float, way: Way) -> None:
+        self.best = min(self.best, price)
+        self.ways.append((price, way))
 
-    An operand's axes are folded in the order in which they lie in its memory, since another order
-    copies. A batch whose axes are partly missing in an operand has no single stride there: it is
-    tried, but it copies.
-    """
-    contracts = _orders(step.contract, left, right)
-    for looped in _subsets(step.left_axes, left):
-        for others in _subsets(step.right_axes, right):
-            if looped and others:
-                continue  # both operands would have to be copied
-            rows = _sorted(step.left_axes, left, without=looped)
-            columns = _sorted(step.right_axes, right, without=others)
-            for batch in _orders((*step.batch, *looped, *others), left, right):
-                for contract in contracts:
-                    yield Candidate(batch, rows, columns, contract, False)
-                    yield Candidate(batch, columns, rows, contract, True)
+    # Elementwise
 
+    def elementwise(self) -> None:
+        step, costs, (left, right) = self.step, self.costs, self.layouts
+        numbers = costs.count(step.result) * costs.count(step.contract)
+        call = costs.rates.multiply_call + (costs.rates.sum_call if step.contract else 0.0)
+        if not self.every and call + numbers * costs.rates.multiply_number > self.best * _SLACK:
+            return
+        # As the operands lie, nothing is read against its order; as the output wants it, nothing
+        # is turned afterwards.
+        orders = [left.order + right.order, right.order + left.order]
+        if self.output is not None:
+            orders.insert(0, tuple(name for name in flat(self.output) if name in step.result))
+        seen = set()
+        for order in orders:
+            axes = tuple(dict.fromkeys((*order, *step.result, *left.order, *step.contract)))
+            if axes in seen:
+                continue
+            seen.add(axes)
+            way = Elementwise(axes, step.contract)
+            dims = tuple((name,) for name in axes)
+            lies = combined(dims, left, right, self.sizes)
+            price = call + costs.multiply(lies.order, left, right)
+            if step.contract:
+                price += costs.sum(dims, lies, step.contract)
+                lies = contiguous(way.result, self.sizes)
+            self.add(price + self.reader(lies, way.result), way)
 
-def price(
-    candidate: Candidate,
-    step: Contraction,
-    left: Layout,
-    right: Layout,
-    sizes: Mapping[str, int],
-    traits: Traits,
-    output: Dims | None = None,
-) -> float:
-    """What a candidate costs, in nanoseconds: arithmetic and copies, but not the calls."""
-    own_left, own_right = step.left_axes, step.right_axes
-    if candidate.swapped:
-        left, right = right, left
-        own_left, own_right = own_right, own_left
-    batch, rows, columns, contract = (
-        math.prod([sizes[name] for name in dim])
-        for dim in (candidate.batch, candidate.rows, candidate.columns, candidate.contract)
-    )
-    rate = _MULTIPLY_ADDS_PER_NS
-    for count, half in ((rows, _HALF_ROWS), (columns, _HALF_COLUMNS), (contract, _HALF_CONTRACT)):
-        rate *= count * count / (count * count + half * half) if count else 1.0
-    nanoseconds = batch * (_PER_MATRIX + rows * columns * contract / rate)
-    if not readable(left, candidate, candidate.rows, (*step.batch, *own_left)):
-        folds = candidate.rows, candidate.contract
-        nanoseconds += _copy(batch * contract * rows, left, folds, sizes, traits)
-    if not readable(right, candidate, candidate.columns, (*step.batch, *own_right)):
-        folds = candidate.columns, candidate.contract
-        nanoseconds += _copy(batch * contract * columns, right, folds, sizes, traits)
-    if output is not None:
-        nanoseconds += _price_result(candidate, batch * rows * columns, sizes, traits, output)
-    # Among equals: as it is written.
-    return nanoseconds + (0.5 if candidate.swapped else 0.0)
+    # Matrix products
 
+    def products(self) -> None:
+        """Every way to see the contraction as a matrix product that could be the best one.
 
-def _price_result(
-    candidate: Candidate, count: int, sizes: Mapping[str, int], traits: Traits, output: Dims
-) -> float:
-    made = contiguous(candidate.result, sizes)
-    have = flat(candidate.result)
-    wanted = [tuple(name for name in dim if name in have) for dim in output]
-    axes = tuple(name for dim in wanted for name in dim)
-    copy = _copy(count, made, (axes,), sizes, traits)
-    if not all(made.folds(dim) for dim in wanted):
-        return copy
-    if made.folds(axes):
-        return 0.0
-    # A permuted result is free here, but whoever reads it pays something: the more if its last
-    # axis is not the innermost one, over which softmax, norms and sums will run.
-    last = next((name for name in reversed(axes) if name in made.order), None)
-    return copy * 0.05 if made.unit == last else copy * 0.1 + PER_CALL
+        An operand's axes are folded in the order in which they lie in its memory, since another
+        order copies, or in the order of the output, if it is to be copied anyway. A batch whose
+        axes are partly missing in an operand has no single stride there: it is tried, but it
+        copies.
+        """
+        step = self.step
+        left, right = self.layouts
+        contracts = _orders(step.contract, left, right)
+        for looped in _subsets(step.left_axes, left):
+            own = [name for name in step.left_axes if name not in looped]
+            for others in _subsets(step.right_axes, right):
+                if looped and others:
+                    continue  # both operands would have to be copied
+                foreign = [name for name in step.right_axes if name not in others]
+                axes = (*step.batch, *looped, *others)
+                if self.hopeless(axes, own, foreign):
+                    continue
+                for rows in self.orders(own, left):
+                    for columns in self.orders(foreign, right):
+                        for batch in self.orders(axes, left, right):
+                            for contract in contracts:
+                                self.product(batch, rows, columns, contract)
 
+    def hopeless(self, batch: Dim, rows: Sequence[str], columns: Sequence[str]) -> bool:
+        """Whether a product costs too much however its operands lie."""
+        if self.every:
+            return False
+        costs, rates = self.costs, self.costs.rates
+        count, m, n = costs.count(batch), costs.count(tuple(rows)), costs.count(tuple(columns))
+        work = m * n * costs.count(self.step.contract)
+        each = min(rates.tiny_matrix, rates.matrix) + work * rates.multiply_add
+        return count * each > self.best * _SLACK
 
-def _price_elementwise(way: Elementwise, sizes: Mapping[str, int], traits: Traits) -> float:
-    count = math.prod(sizes[name] for name in way.order)
-    passes = 3 if way.contract else 1
-    return passes * count * (_PER_ELEMENT + traits.itemsize * _PER_COPIED_BYTE)
+    def orders(self, axes: Sequence[str], *layouts: Layout) -> list[Dim]:
+        """The orders in which to fold axes: as they lie, or as the output has them."""
+        found = [_sorted(axes, layout) for layout in layouts]
+        if self.output is not None and len(axes) > 1:
+            wanted = flat(self.output)
+            found.append(tuple(sorted(axes, key=wanted.index)))
+        return list(dict.fromkeys(found))
 
+    def product(self, batch: Dim, rows: Dim, columns: Dim, contract: Dim) -> None:
+        costs = self.costs
+        call = costs.rates.bmm_call if batch else costs.rates.mm_call
+        sizes = [costs.count(dim) for dim in (batch, rows, columns, contract)]
+        price_left, near_left, free_left = self.operand(0, batch, rows, contract)
+        price_right, near_right, free_right = self.operand(1, batch, columns, contract)
+        # A copy may be laid out either way.
+        for first in (near_left,) if free_left else (True, False):
+            for second in (near_right,) if free_right else (True, False):
+                copies = 0.0
+                if not free_left:
+                    copies += price_left if first == near_left else self.copy(0, batch, rows, contract, first)
+                if not free_right:
+                    copies += price_right if second == near_right else self.copy(1, batch, columns, contract, second)
+                if not self.every and copies > self.best * _SLACK:
+                    continue
+                b, m, n, k = sizes
+                price = call + copies + costs.product(b, m, n, k, first, second, stacked=bool(batch))
+                self.add(
+                    price + self.result((batch, rows, columns)),
+                    Candidate(batch, rows, columns, contract, False, (bool(first), bool(second))),
+                )
+                # Among equals: as it is written.
+                price = call + copies + costs.product(b, n, m, k, second, first, stacked=bool(batch)) + 0.5
+                self.add(
+                    price + self.result((batch, columns, rows)),
+                    Candidate(batch, columns, rows, contract, True, (bool(second), bool(first))),
+                )
 
-def _copy(
-    count: int, layout: Layout, folds: tuple[Dim, ...], sizes: Mapping[str, int], traits: Traits
-) -> float:
-    """What a copy costs: by bytes where whole runs are moved, by numbers where each stands alone.
+    def operand(
+        self, side: int, batch: Dim, fold: Dim, contract: Dim
+    ) -> tuple[float, bool | None, bool]:
+        """The price of reading an operand, whether its summed axes are innermost, and if it is free."""
+        key = side, batch, fold, contract
+        found = self.operands.get(key)
+        if found is None:
+            layout = self.layouts[side]
+            if not batch and not fold and layout.folds(contract):
+                found = 0.0, True, True  # a vector, which BLAS reads at any distance
+            elif _readable(layout, batch, fold, contract, self.have[side]):
+                found = 0.0, near(layout, fold, contract), True
+            else:
+                found = self.copy(side, batch, fold, contract, near=True), True, False
+            self.operands[key] = found
+        return found
 
-    A copy keeps runs if the innermost axis of the source ends one of the folds of the result.
-    """
-    inner = layout.order[-1] if layout.order else None
-    ends = [next((name for name in reversed(dim) if name in layout.order), None) for dim in folds]
-    run = max(sizes[inner], 1) if inner and inner in ends and inner == layout.unit else 1
-    per_run = _PER_RUN_IN_CACHE if count * traits.itemsize < _CACHE else _PER_RUN
-    return PER_CALL + count * (traits.itemsize * _PER_COPIED_BYTE + per_run / run)
+    def copy(self, side: int, batch: Dim, fold: Dim, contract: Dim, near: bool) -> float:
+        have = self.have[side]
+        stack = batch if any(name in have for name in batch) else ()
+        order = (*stack, *fold, *contract) if near else (*stack, *contract, *fold)
+        price = self.copied.get((side, order))
+        if price is None:
+            price = self.costs.rates.copy_call + self.costs.copy(order, self.layouts[side])
+            self.copied[side, order] = price
+        return price
+
+    def result(self, dims: tuple[Dim, Dim, Dim]) -> float:
+        price = self.results.get(dims)
+        if price is None:
+            price = self.results[dims] = self.reader(contiguous(dims, self.sizes), dims)
+        return price
+
+    def reader(self, lies: Layout, have: Dims) -> float:
+        """What it costs to bring a result into the dimensions of the output."""
+        if self.output is None:
+            return 0.0
+        names = flat(have)
+        wanted = [tuple(name for name in dim if name in names) for dim in self.output]
+        axes = flat(tuple(wanted))
+        if all(lies.folds(dim) for dim in wanted):
+            return self.costs.reader(axes, lies)
+        return self.costs.rates.copy_call + self.costs.copy(axes, lies)
 
 
 def readable(layout: Layout, candidate: Candidate, fold: Dim, have: Dim) -> bool:
@@ -259,15 +330,18 @@ def readable(layout: Layout, candidate: Candidate, fold: Dim, have: Dim) -> bool
         fold: its rows or its columns, whichever the operand has.
         have: the axes of the operand, those that are contracted aside.
     """
-    present = [name in have for name in candidate.batch]
-    if any(present) and not (all(present) and layout.folds(candidate.batch)):
+    return _readable(layout, candidate.batch, fold, candidate.contract, have)
+
+
+def _readable(layout: Layout, batch: Dim, fold: Dim, contract: Dim, have: Dim) -> bool:
+    present = [name in have for name in batch]
+    if any(present) and not (all(present) and layout.folds(batch)):
         return False
-    if not layout.folds(fold) or not layout.folds(candidate.contract):
+    if not layout.folds(fold) or not layout.folds(contract):
         return False
     # BLAS reads a matrix whose rows or whose columns lie densely; a batch axis innermost is
     # neither.
-    dims = [[name for name in dim if name in layout.order] for dim in (fold, candidate.contract)]
-    return not any(dims) or layout.unit in [dim[-1] for dim in dims if dim]
+    return near(layout, fold, contract) is not None
 
 
 def _orders(axes: Dim, left: Layout, right: Layout) -> list[Dim]:
@@ -275,12 +349,12 @@ def _orders(axes: Dim, left: Layout, right: Layout) -> list[Dim]:
     return list(dict.fromkeys((_sorted(axes, left), _sorted(axes, right))))
 
 
-def _sorted(axes: Dim, layout: Layout, without: Dim = ()) -> Dim:
+def _sorted(axes: Sequence[str], layout: Layout) -> Dim:
     # Axes that the layout does not know (size one, or not of this operand) come first, as they are
     # written.
     return tuple(
         sorted(
-            (name for name in axes if name not in without),
+            axes,
             key=lambda name: layout.order.index(name) if name in layout.order else -1,
         )
     )

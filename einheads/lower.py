@@ -16,6 +16,7 @@ from .candidates import Candidate, Elementwise, Traits, Way, made, readable, way
 from .layout import Layout, contiguous
 from .plan import Plan
 from .price import price
+from .rates import rates_for
 from .sizes import Bound, Dim, Dims
 from .steps import (
     Add,
@@ -73,7 +74,9 @@ def drafts(
     (step,) = plan.contractions
     left, right = (start.build.known[start.values[one]] for one in (step.left, step.right))
     found: dict[Steps, Draft] = {}
-    for _, way in ways(step, left, right, plan.sizes, start.traits, bound.output):
+    for _, way in ways(
+        step, left, right, plan.sizes, start.traits, bound.output, every=True
+    ):
         draft = start.written([way])
         found.setdefault(draft.steps, draft)
     return sorted(found.values(), key=lambda draft: draft.price)
@@ -162,7 +165,8 @@ class _Lowering:
         given = untold(build.inputs, build.steps, self.needed, self.plan.sizes)
         steps = Steps(build.inputs, tuple(build.steps), result, given, self.traits.integer)
         layouts = [build.known[number] for number in range(len(build.inputs))]
-        return Draft(steps, price(steps, layouts, self.plan.sizes, self.traits.itemsize))
+        rates = rates_for(self.traits.device)
+        return Draft(steps, price(steps, layouts, self.plan.sizes, self.traits.itemsize, rates))
 
     def write(self, chosen: Sequence[Way]) -> int:
         values = list(self.values)
@@ -214,7 +218,7 @@ class _Lowering:
             if not columns:
                 right = self.build.arrange(right, (contract,))
                 return self.build.emit(Matmul(vector, right, contract, ()))
-            matrix = self.matrix(right, candidate, columns, (columns, contract))
+            matrix = self.matrix(right, candidate, columns, (columns, contract), 1)
             return self.build.emit(Matmul(matrix, vector, contract, (columns,)))
         if self.readable(left, candidate, rows):
             # A linear with any number of leading dimensions folds them itself, as a view.
@@ -222,15 +226,17 @@ class _Lowering:
             left = self.build.arrange(left, (*apart, contract))
         else:
             apart = (rows,)
-            left = self.matrix(left, candidate, rows, (rows, contract))
+            left = self.matrix(left, candidate, rows, (rows, contract), 0)
         if not columns:
             right = self.build.arrange(right, (contract,))
             return self.build.emit(Matmul(left, right, contract, apart))
         dims = (*apart, columns)
-        if bias is not None or self.transposed(right, columns, contract):
-            right = self.matrix(right, candidate, columns, (columns, contract))
+        free = self.readable(right, candidate, columns)
+        stored = self.transposed(right, columns, contract) if free else candidate.near[1]
+        if bias is not None or stored:
+            right = self.matrix(right, candidate, columns, (columns, contract), 1)
             return self.build.emit(Linear(left, right, bias, contract, dims))
-        right = self.matrix(right, candidate, columns, (contract, columns))
+        right = self.matrix(right, candidate, columns, (contract, columns), 1)
         return self.build.emit(Matmul(left, right, contract, dims))
 
     def readable(self, number: int, candidate: Candidate, fold: Dim) -> bool:
@@ -239,17 +245,15 @@ class _Lowering:
         have = tuple(name for name in axes if name not in candidate.contract)
         return readable(self.build.known[number], candidate, fold, have)
 
-    def matrix(self, number: int, candidate: Candidate, fold: Dim, dims: Dims) -> int:
+    def matrix(self, number: int, candidate: Candidate, fold: Dim, dims: Dims, side: int) -> int:
         """Bring a value into matrices of these dimensions, copied only if BLAS cannot read it.
 
-        A copy is laid out so that the innermost axis stays the innermost one: then it moves whole
-        runs of numbers, several times faster. BLAS reads the transposed matrix as well.
+        A copy is laid out as the candidate says; BLAS reads the transposed matrix as well.
         """
         if self.readable(number, candidate, fold):
             return self.build.arrange(number, dims)
-        order = self.build.known[number].order
         *stack, first, second = dims
-        turned = bool(order) and order[-1] in first
+        turned = candidate.near[side] != (second == candidate.contract)
         target = (*stack, second, first) if turned else dims
         before = len(self.build.steps)
         number = self.build.arrange(number, target)
@@ -288,8 +292,8 @@ class _Lowering:
         # matmul folds the batch itself; several batch dimensions then need no reshape of ours.
         apart = len(batch) > 1 and shared and free and single
         stack: Dims = tuple((name,) for name in batch) if apart else (batch,)
-        left = self.matrix(left, candidate, rows, (*stack, rows, contract))
-        right = self.matrix(right, candidate, columns, (*stack, contract, columns))
+        left = self.matrix(left, candidate, rows, (*stack, rows, contract), 0)
+        right = self.matrix(right, candidate, columns, (*stack, contract, columns), 1)
         kind = Matmul if apart else Bmm
         return self.build.emit(kind(left, right, contract, (*stack, rows, columns)))
 

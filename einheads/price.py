@@ -1,9 +1,7 @@
-"""What steps cost, in nanoseconds: a model of torch on a CPU.
+"""What steps cost, in nanoseconds: how many units of work they need, times the rates of a device.
 
-A price ranks lowerings and promises nothing; whichever is chosen, the result is right. The figures
-were fitted to 1,358 timed lowerings of 80 random contractions (float32, one thread, torch 2.13, a
-shared x86-64 server with AVX-512 and MKL); only their ratios matter. There are none for CUDA yet.
-The file sees steps and layouts, never a tensor.
+A price ranks lowerings and promises nothing; whichever is chosen, the result is right. The file
+sees steps and layouts, never a tensor, and knows how torch's operations walk through memory.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from .layout import Layout, combined, contiguous
+from .rates import Rates, rates_for
 from .sizes import Dim, Dims
 from .steps import (
     Add,
@@ -26,49 +25,27 @@ from .steps import (
     Step,
     Steps,
     Sum,
-    elements,
     flat,
 )
 
-# One call, before any number is touched.
-_VIEW = 1200.0
-_COPY = 5000.0
-_MM = 1500.0
-_MM_OF_MANY_DIMENSIONS = 2400.0
-_LINEAR = 3200.0
-_BMM = 2500.0
-_ELEMENTWISE = 3100.0
-_SUM = 2400.0
-# A copy: for each inner run, for each number in a run, and what strided reading adds to it when the
-# lines of memory that it comes back to have left the first or the second cache, or share a set.
-_RUN = 20.0
-_NUMBER = 0.45
-_STRIDED = 1.0
-_OUT_OF_L1 = 1.2
-_OUT_OF_L2 = 3.5
-_SAME_SET = 2.0
-_L1_LINES = 512
-_L2_LINES = 16384
-# A copy that does not fit into the second cache drives out what the product will read.
-_LARGE = 1 << 20
-_EVICTED = 1.0
-# From this many bytes on, memory comes fresh from the system, page by page.
-_FRESH = 1 << 25
-_PAGE_FAULTS_PER_BYTE = 0.36
-# A matrix product: for each matrix, multiply-adds for each nanosecond, and with how many rows,
-# columns or contracted numbers it reaches half of that.
-_MATRIX = 110.0
-_RATE = 35.0
-_HALF_ROWS, _HALF_COLUMNS, _HALF_CONTRACT = 6.2, 6.4, 2.9
-# Below this many multiply-adds, torch's own loops replace the library's.
+# Facts about machines, which no fit can tell: vectors of 16 numbers, tiles of 8 rows, first caches
+# of 512 lines, second ones of 16384 lines, and memory that comes fresh from the system from 32 MiB
+# on.
+_VECTOR, _TILE = 16, 8
+_L1_LINES, _L2_LINES = 512, 16384
+_L2_BYTES = 1 << 20
+_FRESH_BYTES = 1 << 25
+_PAGE = 4096
+# Below this many multiply-adds for a matrix, torch's own loops replace BLAS in a stack.
 _TINY = 400
-_TINY_MATRIX, _TINY_RESULT, _TINY_NEAR, _TINY_FAR = 40.0, 2.0, 1.0, 2.2
-_MULTIPLY = 0.45
-_ADD = 0.48
 
 
 def price(
-    steps: Steps, layouts: Sequence[Layout], sizes: Mapping[str, int], itemsize: int = 4
+    steps: Steps,
+    layouts: Sequence[Layout],
+    sizes: Mapping[str, int],
+    itemsize: int = 4,
+    rates: Rates | None = None,
 ) -> float:
     """Price the steps of a program.
 
@@ -77,17 +54,207 @@ def price(
         layouts: how each input lies in memory.
         sizes: of every axis.
         itemsize: bytes for one number.
+        rates: of the device; those of a CPU by default.
     """
-    return _Pricing(steps, layouts, sizes, itemsize).total()
+    costs = Costs(rates or rates_for("cpu"), sizes, itemsize)
+    return _Program(steps, layouts, costs).total()
 
 
-class _Pricing:
-    def __init__(
-        self, steps: Steps, layouts: Sequence[Layout], sizes: Mapping[str, int], itemsize: int
-    ) -> None:
-        self.steps = steps
+class Costs:
+    """What single operations cost on one device, for axes of these sizes.
+
+    Args:
+        rates: of the device.
+        sizes: of every axis.
+        itemsize: bytes for one number.
+    """
+
+    def __init__(self, rates: Rates, sizes: Mapping[str, int], itemsize: int) -> None:
+        self.rates = rates
         self.sizes = sizes
         self.itemsize = itemsize
+        self.scale = itemsize / 4
+        self._strides: dict[Layout, dict[str, int]] = {}
+
+    def count(self, dim: Dim) -> int:
+        """The size of a folded dimension."""
+        sizes, count = self.sizes, 1
+        for name in dim:
+            count *= sizes[name]
+        return count
+
+    def strides(self, layout: Layout) -> dict[str, int]:
+        """The strides of a value, as if it were dense; axes inside of the unit one are expanded."""
+        found = self._strides.get(layout)
+        if found is None:
+            found = {}
+            place = layout.order.index(layout.unit) + 1 if layout.unit else len(layout.order)
+            step = 1 if layout.unit else 2
+            for name in reversed(layout.order[:place]):
+                found[name] = step
+                step *= self.sizes[name]
+            self._strides[layout] = found
+        return found
+
+    def loops(self, order: Dim, *layouts: Layout) -> list[tuple[int, tuple[int, ...]]]:
+        """Size and strides of the loops through values, from the outermost in, neighbors joined."""
+        every = [self.strides(layout) for layout in layouts]
+        loops: list[tuple[int, tuple[int, ...]]] = []
+        for name in order:
+            size = self.sizes[name]
+            if size == 1:
+                continue
+            steps = tuple([strides.get(name, 0) for strides in every])
+            if loops and loops[-1][1] == tuple([step * size for step in steps]):
+                loops[-1] = (loops[-1][0] * size, steps)
+            else:
+                loops.append((size, steps))
+        return loops
+
+    def copy(self, order: Dim, layout: Layout) -> float:
+        """A copy into this order of axes, without the call."""
+        rates = self.rates
+        loops = self.loops(order, layout)
+        count = math.prod([size for size, _ in loops])
+        if not loops or not count:
+            return 0.0
+        size, (stride,) = loops[-1]
+        plane = size * loops[-2][0] if len(loops) > 1 else size
+        cost = count / size * rates.copy_run + count / plane * rates.copy_plane
+        if stride <= 1:
+            cost += count * rates.copy_number
+        else:
+            # A line of memory holds the next numbers of some outer loop; it is wanted again when
+            # the loops inside of that one have run.
+            lines = 1
+            for inner, (step,) in reversed(loops):
+                if step == 1:
+                    break
+                lines *= inner
+            each = rates.copy_strided
+            if lines > _L1_LINES:
+                each += rates.copy_far * min(1.0, math.log2(lines / _L1_LINES) / 2)
+            if lines > _L2_LINES:
+                each += rates.copy_farther
+            if stride * self.itemsize % _PAGE == 0 and size > _VECTOR:
+                each += rates.copy_collision
+            cost += count * each
+        return (cost + self.moved(count)) * self.scale
+
+    def moved(self, count: int) -> float:
+        """What it costs that so many numbers do not stay in the cache."""
+        cost = 0.0
+        if count * self.itemsize > _L2_BYTES:
+            cost += count * self.rates.cold
+        if count * self.itemsize >= _FRESH_BYTES:
+            cost += count * self.rates.fresh
+        return cost
+
+    def multiply(self, order: Dim, left: Layout, right: Layout) -> float:
+        """An elementwise product whose result lies in this order, without the call."""
+        rates = self.rates
+        loops = self.loops(order, left, right)
+        count = math.prod([size for size, _ in loops])
+        if not loops or not count:
+            return 0.0
+        size, steps = loops[-1]
+        strided = any(step > 1 for step in steps)
+        cost = count / size * rates.multiply_run
+        cost += count * (rates.multiply_strided if strided else rates.multiply_number)
+        return (cost + self.moved(count)) * self.scale
+
+    def sum(self, dims: Dims, layout: Layout, summed: Sequence[str]) -> float:
+        """A sum of a value over axes, without the call."""
+        rates, strides = self.rates, self.strides(layout)
+        # The loops over what is summed are the inner ones.
+        inner = [name for name in layout.order if name in summed]
+        outer = tuple(name for name in flat(dims) if name not in summed and self.sizes[name] != 1)
+        loops = self.loops(tuple(inner), layout)
+        count = self.count(tuple(inner)) * self.count(outer)
+        if not count or not loops:
+            return count * rates.sum_strided
+        size, (step,) = loops[-1]
+        if step == 1:
+            cost = count * rates.sum_near + count / size * rates.sum_run
+        elif outer and strides.get(outer[-1], 0) == 1:
+            width = self.sizes[outer[-1]]
+            cost = count * rates.sum_across + count / (size * width) * rates.sum_run
+            cost += count / width * rates.sum_run * 0.1
+        else:
+            cost = count * rates.sum_strided
+        return (cost + self.moved(count)) * self.scale
+
+    def product(
+        self,
+        batch: int,
+        rows: int,
+        columns: int,
+        contract: int,
+        left: bool | None,
+        right: bool | None,
+        *,
+        stacked: bool,
+    ) -> float:
+        """A matrix product or a stack of them, without the call.
+
+        Args:
+            batch: how many.
+            rows: of the left matrix.
+            columns: of the right matrix.
+            contract: how many numbers are summed.
+            left: whether the left matrix is stored with the summed axes innermost; None if BLAS
+                cannot read it at all.
+            right: the same for the right one.
+            stacked: whether it is a stack, even of one.
+        """
+        rates = self.rates
+        work = rows * columns * contract
+        if stacked and work < _TINY:
+            each = rates.tiny_matrix + rows * columns * rates.tiny_result
+            return batch * (each + work * (rates.tiny_near if left and right else rates.tiny_far))
+        if left is None or right is None:
+            each = rates.gathered * (
+                (left is None) * rows * contract + (right is None) * columns * contract
+            )
+            each += rates.lone if stacked else 0.0
+        else:
+            each = rates.matrix if stacked else 0.0
+        if rows == 1 or columns == 1:
+            near = left if columns == 1 else right
+            each += work * (rates.vector_near if near else rates.vector_far)
+        else:
+            each += work * rates.multiply_add
+            each += rows * contract * -(-columns // _VECTOR) * _VECTOR * rates.padded_columns
+            each += columns * contract * -(-rows // _TILE) * _TILE * rates.padded_rows
+            each += rows * contract * (rates.left_near if left else rates.left_far)
+            each += columns * contract * (rates.right_near if right else rates.right_far)
+        each += rows * columns * rates.result
+        cost = batch * each
+        made = batch * rows * columns
+        if made * self.itemsize > _L2_BYTES:
+            cost += made * rates.cold_result
+        if made * self.itemsize >= _FRESH_BYTES:
+            cost += made * rates.fresh
+        return cost * self.scale
+
+    def reader(self, axes: Dim, layout: Layout) -> float:
+        """What the reader of a result pays, if it is a permuted view.
+
+        It is the more if the last axis, over which softmax, norms and sums run, is not innermost.
+        """
+        if layout.folds(axes):
+            return 0.0
+        last = next((name for name in reversed(axes) if name in layout.order), None)
+        copy = self.copy(axes, layout)
+        return copy * 0.02 if last == layout.unit else copy * 0.05 + self.rates.view * 0.5
+
+
+class _Program:
+    """The price of steps, one after the other."""
+
+    def __init__(self, steps: Steps, layouts: Sequence[Layout], costs: Costs) -> None:
+        self.steps = steps
+        self.costs = costs
         self.layouts = list(layouts)
 
     def total(self) -> float:
@@ -95,30 +262,23 @@ class _Pricing:
         for step in self.steps.steps:
             nanoseconds += self.one(step)
             self.layouts.append(self.made(step))
-        return nanoseconds + self.reader()
-
-    def reader(self) -> float:
-        """What the reader of the result pays, if it is a permuted view.
-
-        It is the more if the last axis, over which softmax, norms and sums run, is not innermost.
-        """
         axes = flat(self.steps.dims(self.steps.result))
-        layout = self.layouts[self.steps.result]
-        if layout.folds(axes):
-            return 0.0
-        last = next((name for name in reversed(axes) if name in layout.order), None)
-        copy = self.copy(axes, layout)
-        return copy * 0.05 if last == layout.unit else copy * 0.1 + _VIEW
+        return nanoseconds + self.costs.reader(axes, self.layouts[self.steps.result])
 
     def one(self, step: Step) -> float:
+        rates, costs = self.costs.rates, self.costs
         if isinstance(step, Reshape) and step.copies:
-            return _COPY + self.copy(flat(step.dims), self.layouts[step.source])
+            return rates.copy_call + costs.copy(flat(step.dims), self.layouts[step.source])
         if isinstance(step, (Permute, Reshape, Expand, Diagonal)):
-            return _VIEW
+            return rates.view
         if isinstance(step, Sum):
-            return _SUM + _ADD * elements(self.steps.dims(step.source), self.sizes)
+            dims = self.steps.dims(step.source)
+            summed = flat(tuple(dims[place] for place in step.places))
+            return rates.sum_call + costs.sum(dims, self.layouts[step.source], summed)
         if isinstance(step, (Multiply, Add)):
-            return self.elementwise(step)
+            order = self.made(step).order
+            left, right = self.layouts[step.left], self.layouts[step.right]
+            return rates.multiply_call + costs.multiply(order, left, right)
         return self.product(step)
 
     def made(self, step: Step) -> Layout:
@@ -129,117 +289,50 @@ class _Pricing:
             return self.layouts[step.source]
         if isinstance(step, (Multiply, Add)):
             return combined(
-                step.dims, self.layouts[step.left], self.layouts[step.right], self.sizes
+                step.dims, self.layouts[step.left], self.layouts[step.right], self.costs.sizes
             )
-        return contiguous(step.dims, self.sizes)
-
-    def count(self, dim: Dim) -> int:
-        return math.prod([self.sizes[name] for name in dim])
-
-    # Copies
-
-    def strides(self, layout: Layout) -> dict[str, int]:
-        """The strides of a value, as if it were dense; axes inside of the unit one are expanded."""
-        strides: dict[str, int] = {}
-        place = layout.order.index(layout.unit) + 1 if layout.unit else len(layout.order)
-        step = 1 if layout.unit else 2
-        for name in reversed(layout.order[:place]):
-            strides[name] = step
-            step *= self.sizes[name]
-        return strides
-
-    def loops(self, order: Dim, layout: Layout) -> list[tuple[int, int]]:
-        """Size and source stride of the loops of a copy, from the outermost in."""
-        strides = self.strides(layout)
-        loops: list[tuple[int, int]] = []
-        for name in order:
-            size, stride = self.sizes[name], strides.get(name, 0)
-            if size == 1:
-                continue
-            if loops and loops[-1][1] == stride * size:
-                loops[-1] = (loops[-1][0] * size, stride)
-            else:
-                loops.append((size, stride))
-        return loops
-
-    def copy(self, order: Dim, layout: Layout) -> float:
-        """A copy into this order of axes."""
-        loops = self.loops(order, layout)
-        count = math.prod(size for size, _ in loops)
-        if not loops or not count:
-            return 0.0
-        size, stride = loops[-1]
-        nanoseconds = count / size * _RUN
-        if stride <= 1:
-            nanoseconds += count * _NUMBER
-        else:
-            lines = 1
-            for inner, step in reversed(loops):
-                if step == 1:
-                    break
-                lines *= inner
-            each = _STRIDED
-            if lines > _L1_LINES:
-                each += _OUT_OF_L1 * min(1.0, math.log2(lines / _L1_LINES) / 2)
-            if lines > _L2_LINES:
-                each += _OUT_OF_L2
-            if stride * self.itemsize % 4096 == 0 and size > 16:
-                each += _SAME_SET
-            nanoseconds += count * each
-        if count * self.itemsize > _LARGE:
-            nanoseconds += count * _EVICTED
-        if count * self.itemsize >= _FRESH:
-            nanoseconds += count * self.itemsize * _PAGE_FAULTS_PER_BYTE
-        return nanoseconds * self.itemsize / 4
-
-    def elementwise(self, step: Multiply | Add) -> float:
-        count = elements(step.dims, self.sizes)
-        order = self.made(step).order
-        nanoseconds = _ELEMENTWISE + count * _MULTIPLY
-        for number in (step.left, step.right):
-            loops = self.loops(order, self.layouts[number])
-            if loops:
-                size, stride = loops[-1]
-                nanoseconds += count * _STRIDED if stride > 1 else count / max(size, 1) * _RUN
-        return nanoseconds
-
-    # Matrix products
+        return contiguous(step.dims, self.costs.sizes)
 
     def product(self, step: Product) -> float:
+        rates = self.costs.rates
         left, right = self.steps.dims(step.left), self.steps.dims(step.right)
         stack: Dims = ()
         rows: Dim = ()
         columns: Dim = ()
-        call = _MM
-        if isinstance(step, Bmm) or len(right) > 2:
+        stacked = isinstance(step, Bmm) or len(right) > 2
+        call = rates.mm_call
+        if stacked:
             *front, rows, columns = step.dims
-            stack, call = tuple(front), _BMM if isinstance(step, Bmm) else _BMM + 2 * _VIEW
+            stack = tuple(front)
+            call = rates.bmm_call + (0.0 if isinstance(step, Bmm) else 2 * rates.view)
         elif len(right) == 2:
             *front, columns = step.dims
             rows = flat(tuple(front))
-            call = _LINEAR if isinstance(step, Linear) else call
-            call = max(call, _MM_OF_MANY_DIMENSIONS) if len(left) > 2 else call
+            call = rates.matmul_call if len(left) != 2 else call
+            call = rates.linear_call if isinstance(step, Linear) else call
         else:
             rows = flat(step.dims)
-        near = self.unit(step.left, step.contract), self.unit(step.right, step.contract)
-        dense = near[0] or self.unit(step.left, rows), near[1] or self.unit(step.right, columns)
-        batch, m, n = self.count(flat(stack)), self.count(rows), self.count(columns)
-        k = self.count(step.contract)
-        if stack and m * n * k < _TINY:
-            each = _TINY_MATRIX + m * n * _TINY_RESULT
-            return call + batch * (each + m * n * k * (_TINY_NEAR if all(near) else _TINY_FAR))
-        rate = _RATE * self.itemsize**-1 * 4
-        for count, half in ((m, _HALF_ROWS), (n, _HALF_COLUMNS), (k, _HALF_CONTRACT)):
-            rate *= count / (count + half) if count else 1.0
-        each = _MATRIX + m * n * k / rate
-        each += (not dense[0]) * m * k + (not dense[1]) * n * k
-        if stack and not all(dense):
-            # No batched product for such strides: torch loops over single ones.
-            each += 3500.0
-        return call + batch * each
+        return call + self.costs.product(
+            self.costs.count(flat(stack)),
+            self.costs.count(rows),
+            self.costs.count(columns),
+            self.costs.count(step.contract),
+            self.near(step.left, rows, step.contract),
+            self.near(step.right, columns, step.contract),
+            stacked=stacked,
+        )
 
-    def unit(self, number: int, dim: Dim) -> bool:
-        """Whether a folded dimension has stride one, or does not matter."""
-        layout = self.layouts[number]
-        inner = [name for name in dim if self.sizes[name] != 1 and name in layout.order]
-        return not inner or inner[-1] == layout.unit
+    def near(self, number: int, fold: Dim, contract: Dim) -> bool | None:
+        """How BLAS finds an operand; see `Costs.product`."""
+        return near(self.layouts[number], fold, contract)
+
+
+def near(layout: Layout, fold: Dim, contract: Dim) -> bool | None:
+    """Whether the summed axes of a matrix lie innermost; None if neither they nor the others do."""
+    inner = next((name for name in reversed(contract) if name in layout.order), None)
+    other = next((name for name in reversed(fold) if name in layout.order), None)
+    if inner is None:
+        return other is None or other == layout.unit or None
+    if inner == layout.unit:
+        return True
+    return False if other is not None and other == layout.unit else None

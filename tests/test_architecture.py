@@ -18,7 +18,7 @@ PACKAGE = Path(einheads.__file__).parent
 TORCH_FREE = re.findall(
     r"\w+",
     """
-    errors pattern given sizes layout plan steps price candidates build lower source explain
+    errors pattern given sizes layout plan steps rates price candidates build lower source explain
     """,
 )
 WITH_TORCH = re.findall(
