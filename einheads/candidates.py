@@ -13,6 +13,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .layout import Layout, combined, contiguous
 from .plan import Contraction
@@ -85,8 +86,8 @@ class Elementwise:
 
 Way = Candidate | Elementwise
 
-# A way that is priced so many times higher than the cheapest one is not written down.
-_SLACK = 1.4
+# Ways that are priced so many times higher than the cheapest one are not worth writing down.
+_SLACK = 1.25
 
 
 def ways(
@@ -111,7 +112,7 @@ def ways(
             contractions.
         every: give also those that are hopeless.
     """
-    return _Ways(step, left, right, sizes, traits, output, every=every).found()
+    return _Search(step, (left, right), sizes, traits, output, every=every).found()
 
 
 def made(way: Way, left: Layout, right: Layout, sizes: Mapping[str, int]) -> Layout:
@@ -121,14 +122,29 @@ def made(way: Way, left: Layout, right: Layout, sizes: Mapping[str, int]) -> Lay
     return contiguous(way.result, sizes)
 
 
-class _Ways:
+class _Operand(NamedTuple):
+    """An operand, ready for a matrix product.
+
+    Attributes:
+        price: of views and a copy.
+        near: whether its summed axes lie innermost then.
+        fold: its rows or columns, in their order.
+        free: whether it is not copied.
+    """
+
+    price: float
+    near: bool
+    fold: Dim
+    free: bool
+
+
+class _Search:
     """The search for ways: what follows from a part of a choice is priced once."""
 
     def __init__(
         self,
         step: Contraction,
-        left: Layout,
-        right: Layout,
+        layouts: tuple[Layout, Layout],
         sizes: Mapping[str, int],
         traits: Traits,
         output: Dims | None,
@@ -136,19 +152,22 @@ class _Ways:
         every: bool,
     ) -> None:
         self.step = step
-        self.layouts = left, right
+        self.layouts = layouts
         self.sizes = sizes
         self.traits = traits
         self.output = output
+        self.wanted = () if output is None else flat(output)
         self.every = every
         self.costs = Costs(rates_for(traits.device), sizes, traits.itemsize)
         # What each operand has besides the contracted axes.
         self.have = step.batch + step.left_axes, step.batch + step.right_axes
-        self.best = math.inf
+        self.count = self.costs.count(step.result)
+        self.work = self.count * self.costs.count(step.contract)
+        self.limit = math.inf
         self.ways: list[tuple[float, Way]] = []
-        self.operands: dict[tuple[int, Dim, Dim, Dim], tuple[float, bool | None, bool]] = {}
-        self.copied: dict[tuple[int, Dim], float] = {}
-        self.results: dict[tuple[Dim, Dim, Dim], float] = {}
+        self.operands: dict[tuple[int, Dim, Dim, Dim], list[_Operand]] = {}
+        self.copies: dict[tuple[int, Dim], float] = {}
+        self.results: dict[Dims, float] = {}
 
     def found(self) -> list[tuple[float, Way]]:
         only = self.elementwise_only()
@@ -157,8 +176,7 @@ class _Ways:
         if only or not self.traits.autocast:
             self.elementwise()
         self.ways.sort(key=lambda entry: entry[0])
-        limit = math.inf if self.every else self.best * _SLACK
-        return [entry for entry in self.ways if entry[0] <= limit]
+        return [entry for entry in self.ways if self.every or entry[0] <= self.limit]
 
     def elementwise_only(self) -> bool:
         step, traits = self.step, self.traits
@@ -170,28 +188,27 @@ class _Ways:
         return traits.integer or bool(step.batch and not step.left_axes and not step.right_axes)
 
     def add(self, price: float, way: Way) -> None:
-        self.best = min(self.best, price)
+        self.limit = min(self.limit, price * _SLACK + 2 * self.costs.rates.view)
         self.ways.append((price, way))
+
+    def hopeless(self, price: float) -> bool:
+        """Whether something costs too much to look at it more closely."""
+        return price > self.limit and not self.every
 
     # Elementwise
 
     def elementwise(self) -> None:
         step, costs, (left, right) = self.step, self.costs, self.layouts
-        numbers = costs.count(step.result) * costs.count(step.contract)
         call = costs.rates.multiply_call + (costs.rates.sum_call if step.contract else 0.0)
-        if not self.every and call + numbers * costs.rates.multiply_number > self.best * _SLACK:
+        if self.hopeless(call + self.work * costs.rates.multiply_number):
             return
         # As the operands lie, nothing is read against its order; as the output wants it, nothing
         # is turned afterwards.
         orders = [left.order + right.order, right.order + left.order]
         if self.output is not None:
-            orders.insert(0, tuple(name for name in flat(self.output) if name in step.result))
-        seen = set()
-        for order in orders:
-            axes = tuple(dict.fromkeys((*order, *step.result, *left.order, *step.contract)))
-            if axes in seen:
-                continue
-            seen.add(axes)
+            orders.insert(0, tuple(name for name in self.wanted if name in step.result))
+        rest = (*step.result, *left.order, *step.contract)
+        for axes in dict.fromkeys(tuple(dict.fromkeys((*order, *rest))) for order in orders):
             way = Elementwise(axes, step.contract)
             dims = tuple((name,) for name in axes)
             lies = combined(dims, left, right, self.sizes)
@@ -199,126 +216,144 @@ class _Ways:
             if step.contract:
                 price += costs.sum(dims, lies, step.contract)
                 lies = contiguous(way.result, self.sizes)
-            self.add(price + self.reader(lies, way.result), way)
+            self.add(price + self.reader(lies, flat(way.result)), way)
 
     # Matrix products
 
     def products(self) -> None:
         """Every way to see the contraction as a matrix product that could be the best one.
 
-        An operand's axes are folded in the order in which they lie in its memory, since another
-        order copies, or in the order of the output, if it is to be copied anyway. A batch whose
-        axes are partly missing in an operand has no single stride there: it is tried, but it
-        copies.
+        Some axes of one operand may join the batch; in the other operand they are expanded at
+        stride zero. A batch whose axes are partly missing in an operand has no single stride
+        there: it is tried, but it copies.
         """
         step = self.step
         left, right = self.layouts
         contracts = _orders(step.contract, left, right)
         for looped in _subsets(step.left_axes, left):
-            own = [name for name in step.left_axes if name not in looped]
+            own = tuple(name for name in step.left_axes if name not in looped)
             for others in _subsets(step.right_axes, right):
                 if looped and others:
-                    continue  # both operands would have to be copied
-                foreign = [name for name in step.right_axes if name not in others]
-                axes = (*step.batch, *looped, *others)
-                if self.hopeless(axes, own, foreign):
-                    continue
-                for rows in self.orders(own, left):
-                    for columns in self.orders(foreign, right):
-                        for batch in self.orders(axes, left, right):
-                            for contract in contracts:
-                                self.product(batch, rows, columns, contract)
+                    break  # both operands would have to be copied
+                foreign = tuple(name for name in step.right_axes if name not in others)
+                self.split((*step.batch, *looped, *others), own, foreign, contracts)
 
-    def hopeless(self, batch: Dim, rows: Sequence[str], columns: Sequence[str]) -> bool:
-        """Whether a product costs too much however its operands lie."""
-        if self.every:
-            return False
+    def split(self, batch: Dim, own: Dim, foreign: Dim, contracts: Sequence[Dim]) -> None:
+        """The ways with these axes in the batch, the rows and the columns."""
         costs, rates = self.costs, self.costs.rates
-        count, m, n = costs.count(batch), costs.count(tuple(rows)), costs.count(tuple(columns))
-        work = m * n * costs.count(self.step.contract)
-        each = min(rates.tiny_matrix, rates.matrix) + work * rates.multiply_add
-        return count * each > self.best * _SLACK
+        sizes = costs.count(batch), costs.count(own), costs.count(foreign)
+        count, rows, columns = sizes
+        summed = self.work // self.count if self.count else 0
+        least = min(rates.tiny_matrix, rates.matrix) * count if batch else 0.0
+        if self.hopeless(least + self.work * rates.multiply_add):
+            return
+        call = rates.bmm_call if batch else rates.mm_call
+        prices: dict[tuple[bool, bool, bool], float] = {}
+        for order in self.batches(batch):
+            for contract in contracts:
+                for first in self.operand(0, order, own, contract):
+                    if self.hopeless(call + first.price):
+                        continue
+                    for second in self.operand(1, order, foreign, contract):
+                        moved = call + first.price + second.price
+                        if self.hopeless(moved):
+                            continue
+                        for swapped in (False, True):
+                            one, other = (second, first) if swapped else (first, second)
+                            key = swapped, one.near, other.near
+                            if key not in prices:
+                                m, n = (columns, rows) if swapped else (rows, columns)
+                                prices[key] = costs.product(
+                                    count, m, n, summed, one.near, other.near, stacked=bool(batch)
+                                )
+                            price = moved + prices[key]
+                            if self.hopeless(price):
+                                continue
+                            # Among equals: as it is written.
+                            price += self.result((order, one.fold, other.fold)) + 0.5 * swapped
+                            near = one.near, other.near
+                            self.add(
+                                price,
+                                Candidate(order, one.fold, other.fold, contract, swapped, near),
+                            )
 
-    def orders(self, axes: Sequence[str], *layouts: Layout) -> list[Dim]:
-        """The orders in which to fold axes: as they lie, or as the output has them."""
-        found = [_sorted(axes, layout) for layout in layouts]
-        if self.output is not None and len(axes) > 1:
-            wanted = flat(self.output)
-            found.append(tuple(sorted(axes, key=wanted.index)))
-        return list(dict.fromkeys(found))
+    def batches(self, axes: Dim) -> list[Dim]:
+        """The orders of a batch: as it lies in either operand, or as the output has it."""
+        if len(axes) < 2:
+            return [axes]
+        return list(dict.fromkeys([*_orders(axes, *self.layouts), *self.as_wanted(axes)]))
 
-    def product(self, batch: Dim, rows: Dim, columns: Dim, contract: Dim) -> None:
-        costs = self.costs
-        call = costs.rates.bmm_call if batch else costs.rates.mm_call
-        sizes = [costs.count(dim) for dim in (batch, rows, columns, contract)]
-        price_left, near_left, free_left = self.operand(0, batch, rows, contract)
-        price_right, near_right, free_right = self.operand(1, batch, columns, contract)
-        # A copy may be laid out either way.
-        for first in (near_left,) if free_left else (True, False):
-            for second in (near_right,) if free_right else (True, False):
-                copies = 0.0
-                if not free_left:
-                    copies += price_left if first == near_left else self.copy(0, batch, rows, contract, first)
-                if not free_right:
-                    copies += price_right if second == near_right else self.copy(1, batch, columns, contract, second)
-                if not self.every and copies > self.best * _SLACK:
-                    continue
-                b, m, n, k = sizes
-                price = call + copies + costs.product(b, m, n, k, first, second, stacked=bool(batch))
-                self.add(
-                    price + self.result((batch, rows, columns)),
-                    Candidate(batch, rows, columns, contract, False, (bool(first), bool(second))),
-                )
-                # Among equals: as it is written.
-                price = call + copies + costs.product(b, n, m, k, second, first, stacked=bool(batch)) + 0.5
-                self.add(
-                    price + self.result((batch, columns, rows)),
-                    Candidate(batch, columns, rows, contract, True, (bool(second), bool(first))),
-                )
+    def as_wanted(self, axes: Dim) -> list[Dim]:
+        return [tuple(sorted(axes, key=self.wanted.index))] if self.wanted else []
 
-    def operand(
-        self, side: int, batch: Dim, fold: Dim, contract: Dim
-    ) -> tuple[float, bool | None, bool]:
-        """The price of reading an operand, whether its summed axes are innermost, and if it is free."""
-        key = side, batch, fold, contract
+    def operand(self, side: int, batch: Dim, axes: Dim, contract: Dim) -> list[_Operand]:
+        """The forms in which an operand may enter a matrix product.
+
+        Its axes are folded in the order in which they lie in its memory, since another order
+        copies; if it is to be copied anyway, the order of the output may be better.
+        """
+        key = side, batch, axes, contract
         found = self.operands.get(key)
-        if found is None:
-            layout = self.layouts[side]
-            if not batch and not fold and layout.folds(contract):
-                found = 0.0, True, True  # a vector, which BLAS reads at any distance
-            elif _readable(layout, batch, fold, contract, self.have[side]):
-                found = 0.0, near(layout, fold, contract), True
-            else:
-                found = self.copy(side, batch, fold, contract, near=True), True, False
-            self.operands[key] = found
+        if found is not None:
+            return found
+        layout, have = self.layouts[side], self.have[side]
+        fold = _sorted(axes, layout)
+        # Without a stack, torch folds the rows by itself.
+        folded = len(contract) > 1 or len(batch) > 1 or bool(batch and len(fold) > 1)
+        views = self.costs.rates.view * (folded + (not all(name in have for name in batch)))
+        found = self.operands[key] = []
+        if not batch and not fold and layout.folds(contract):
+            found.append(_Operand(views, True, fold, True))  # a vector, read at any distance
+            return found
+        if _readable(layout, batch, fold, contract, have):
+            found.append(_Operand(views, near(layout, fold, contract) is True, fold, True))
+            # Another order of its axes only pays where the result must be folded.
+            if not self.every and (self.output is None or len(self.output) == len(self.wanted)):
+                return found
+        stack = batch if any(name in have for name in batch) else ()
+        size = self.costs.count((*stack, *axes, *contract))
+        if self.hopeless(views + self.costs.rates.copy_call + size * self.costs.rates.copy_number):
+            return found
+        for order in dict.fromkeys((fold, *self.as_wanted(axes))):
+            for inner in (True, False):
+                target = (*stack, *order, *contract) if inner else (*stack, *contract, *order)
+                price = self.copies.get((side, target))
+                if price is None:
+                    price = self.costs.copy(target, layout) + self.costs.rates.copy_call
+                    self.copies[side, target] = price
+                found.append(_Operand(views + price, inner, order, False))
         return found
 
-    def copy(self, side: int, batch: Dim, fold: Dim, contract: Dim, near: bool) -> float:
-        have = self.have[side]
-        stack = batch if any(name in have for name in batch) else ()
-        order = (*stack, *fold, *contract) if near else (*stack, *contract, *fold)
-        price = self.copied.get((side, order))
-        if price is None:
-            price = self.costs.rates.copy_call + self.costs.copy(order, self.layouts[side])
-            self.copied[side, order] = price
-        return price
+    # The result
 
     def result(self, dims: tuple[Dim, Dim, Dim]) -> float:
+        """What it costs to bring a matrix product into the dimensions of the output."""
         price = self.results.get(dims)
         if price is None:
-            price = self.results[dims] = self.reader(contiguous(dims, self.sizes), dims)
+            batch, rows, columns = dims
+            folded = len(batch) > 1 or len(columns) > 1 or (batch and len(rows) > 1)
+            axes = flat(dims)
+            price = self.costs.rates.view * bool(folded)
+            price += self.reader(None, axes) if self.output is not None else 0.0
+            self.results[dims] = price
         return price
 
-    def reader(self, lies: Layout, have: Dims) -> float:
-        """What it costs to bring a result into the dimensions of the output."""
+    def reader(self, lies: Layout | None, axes: Dim) -> float:
+        """What it costs to bring a result, by default a contiguous one, into the output."""
         if self.output is None:
             return 0.0
-        names = flat(have)
-        wanted = [tuple(name for name in dim if name in names) for dim in self.output]
-        axes = flat(tuple(wanted))
-        if all(lies.folds(dim) for dim in wanted):
-            return self.costs.reader(axes, lies)
-        return self.costs.rates.copy_call + self.costs.copy(axes, lies)
+        sizes = self.sizes
+        have = axes if lies is None else lies.order
+        order = [name for name in have if sizes[name] != 1]
+        wanted = [name for name in self.wanted if name in axes and sizes[name] != 1]
+        if order == wanted:
+            return 0.0
+        if len(self.output) != len(self.wanted):
+            lies = lies or contiguous((axes,), sizes)
+            dims = [tuple(name for name in dim if name in axes) for dim in self.output]
+            if not all(lies.folds(dim) for dim in dims):
+                return self.costs.rates.copy_call + self.costs.copy(flat(tuple(dims)), lies)
+        return self.costs.reader(self.count, inner=order[-1] == wanted[-1]) + self.costs.rates.view
 
 
 def readable(layout: Layout, candidate: Candidate, fold: Dim, have: Dim) -> bool:
@@ -346,18 +381,18 @@ def _readable(layout: Layout, batch: Dim, fold: Dim, contract: Dim, have: Dim) -
 
 def _orders(axes: Dim, left: Layout, right: Layout) -> list[Dim]:
     """The orders in which axes lie in either operand."""
+    if len(axes) < 2:
+        return [axes]
     return list(dict.fromkeys((_sorted(axes, left), _sorted(axes, right))))
 
 
-def _sorted(axes: Sequence[str], layout: Layout) -> Dim:
+def _sorted(axes: Dim, layout: Layout) -> Dim:
     # Axes that the layout does not know (size one, or not of this operand) come first, as they are
     # written.
-    return tuple(
-        sorted(
-            axes,
-            key=lambda name: layout.order.index(name) if name in layout.order else -1,
-        )
-    )
+    if len(axes) < 2:
+        return axes
+    places = {name: place for place, name in enumerate(layout.order)}
+    return tuple(sorted(axes, key=lambda name: places.get(name, -1)))
 
 
 # More looped axes than this are tried only as the outermost or innermost ones of the operand.

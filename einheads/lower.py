@@ -111,8 +111,9 @@ def _start(
     return _Lowering(plan, bound.output, bound.needed, traits or Traits(), bias, build, values)
 
 
-# How many schedules are followed, and in the end written down and priced exactly.
+# How many schedules are followed, and how many are written down and priced exactly in the end.
 _BEAM = 8
+_WRITTEN = 3
 
 
 @dataclass
@@ -128,7 +129,7 @@ class _Lowering:
     values: list[int]
 
     def lower(self) -> Steps:
-        drafts = [self.written(chosen) for chosen in self.schedules()]
+        drafts = [self.written(chosen) for chosen in self.schedules()[:_WRITTEN]]
         return min(drafts, key=lambda draft: draft.price).steps
 
     def schedules(self) -> list[tuple[Way, ...]]:

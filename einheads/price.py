@@ -28,14 +28,15 @@ from .steps import (
     flat,
 )
 
-# Facts about machines, which no fit can tell: vectors of 16 numbers, tiles of 8 rows, first caches
-# of 512 lines, second ones of 16384 lines, and memory that comes fresh from the system from 32 MiB
-# on.
-_VECTOR, _TILE = 16, 8
-_L1_LINES, _L2_LINES = 512, 16384
+# Facts about machines and libraries that no fit can tell: vectors of 16 numbers, caches of 512 and
+# 8192 lines that are half full, memory that comes fresh from the system from 32 MiB on; few rows,
+# long rows, and how many summed numbers hide that a result is written.
+_VECTOR = 16
+_L1_LINES, _L2_LINES = 512, 8192
+_SKINNY, _WIDE, _HIDDEN = 8, 512, 32
 _L2_BYTES = 1 << 20
 _FRESH_BYTES = 1 << 25
-_PAGE = 4096
+_PAGE, _PAGES = 4096, 1024
 # Below this many multiply-adds for a matrix, torch's own loops replace BLAS in a stack.
 _TINY = 400
 
@@ -98,17 +99,20 @@ class Costs:
 
     def loops(self, order: Dim, *layouts: Layout) -> list[tuple[int, tuple[int, ...]]]:
         """Size and strides of the loops through values, from the outermost in, neighbors joined."""
-        every = [self.strides(layout) for layout in layouts]
+        sizes = self.sizes
         loops: list[tuple[int, tuple[int, ...]]] = []
+        every = [self.strides(layout) for layout in layouts]
         for name in order:
-            size = self.sizes[name]
+            size = sizes[name]
             if size == 1:
                 continue
             steps = tuple([strides.get(name, 0) for strides in every])
-            if loops and loops[-1][1] == tuple([step * size for step in steps]):
-                loops[-1] = (loops[-1][0] * size, steps)
-            else:
-                loops.append((size, steps))
+            if loops:
+                outer, before = loops[-1]
+                if all([step * size == one for step, one in zip(steps, before, strict=True)]):
+                    loops[-1] = outer * size, steps
+                    continue
+            loops.append((size, steps))
         return loops
 
     def copy(self, order: Dim, layout: Layout) -> float:
@@ -121,25 +125,37 @@ class Costs:
         size, (stride,) = loops[-1]
         plane = size * loops[-2][0] if len(loops) > 1 else size
         cost = count / size * rates.copy_run + count / plane * rates.copy_plane
-        if stride <= 1:
-            cost += count * rates.copy_number
+        if stride > 1:
+            cost += count * (rates.copy_strided + self.distance(loops, 0))
         else:
-            # A line of memory holds the next numbers of some outer loop; it is wanted again when
-            # the loops inside of that one have run.
-            lines = 1
-            for inner, (step,) in reversed(loops):
-                if step == 1:
-                    break
-                lines *= inner
-            each = rates.copy_strided
-            if lines > _L1_LINES:
-                each += rates.copy_far * min(1.0, math.log2(lines / _L1_LINES) / 2)
-            if lines > _L2_LINES:
-                each += rates.copy_farther
-            if stride * self.itemsize % _PAGE == 0 and size > _VECTOR:
-                each += rates.copy_collision
-            cost += count * each
+            cost += count * rates.copy_number
+            if count * self.itemsize > _L2_BYTES:
+                cost += count / size * rates.copy_jump
         return (cost + self.moved(count)) * self.scale
+
+    def distance(self, loops: Sequence[tuple[int, tuple[int, ...]]], which: int) -> float:
+        """What it adds to each number of an operand that its innermost loop reads at a distance.
+
+        A line of memory holds the next numbers of some outer loop; it is wanted again when the
+        loops inside of that one have run.
+        """
+        rates, lines = self.rates, 1
+        for inner, steps in reversed(loops):
+            if steps[which] == 1:
+                break
+            lines *= inner
+        cost = 0.0
+        if lines > _L1_LINES:
+            cost += rates.copy_far * min(1.0, math.log2(lines / _L1_LINES) / 2)
+        if lines > _L2_LINES:
+            cost += rates.copy_farther * min(1.0, math.log2(lines / _L2_LINES) / 4)
+        size, steps = loops[-1]
+        pages = lines * min(1.0, steps[which] * self.itemsize / _PAGE)
+        if pages > _PAGES:
+            cost += rates.copy_page * min(1.0, math.log2(pages / _PAGES) / 4)
+        if steps[which] * self.itemsize % _PAGE == 0 and size > _VECTOR:
+            cost += rates.copy_collision
+        return cost
 
     def moved(self, count: int) -> float:
         """What it costs that so many numbers do not stay in the cache."""
@@ -158,9 +174,11 @@ class Costs:
         if not loops or not count:
             return 0.0
         size, steps = loops[-1]
-        strided = any(step > 1 for step in steps)
         cost = count / size * rates.multiply_run
-        cost += count * (rates.multiply_strided if strided else rates.multiply_number)
+        distant = [which for which, step in enumerate(steps) if step > 1]
+        cost += count * (rates.multiply_strided if distant else rates.multiply_number)
+        for which in distant:
+            cost += count * self.distance(loops, which)
         return (cost + self.moved(count)) * self.scale
 
     def sum(self, dims: Dims, layout: Layout, summed: Sequence[str]) -> float:
@@ -219,34 +237,37 @@ class Costs:
             each += rates.lone if stacked else 0.0
         else:
             each = rates.matrix if stacked else 0.0
-        if rows == 1 or columns == 1:
-            near = left if columns == 1 else right
-            each += work * (rates.vector_near if near else rates.vector_far)
+        if not stacked and (rows == 1 or columns == 1):
+            each += work * rates.vector
         else:
-            each += work * rates.multiply_add
-            each += rows * contract * -(-columns // _VECTOR) * _VECTOR * rates.padded_columns
-            each += columns * contract * -(-rows // _TILE) * _TILE * rates.padded_rows
+            each += rows * contract * -(-columns // _VECTOR) * _VECTOR * rates.multiply_add
+            if right and not left and rows < _SKINNY:
+                each += work * rates.skinny
             each += rows * contract * (rates.left_near if left else rates.left_far)
             each += columns * contract * (rates.right_near if right else rates.right_far)
         each += rows * columns * rates.result
         cost = batch * each
         made = batch * rows * columns
-        if made * self.itemsize > _L2_BYTES:
-            cost += made * rates.cold_result
+        if stacked and made * self.itemsize > _L2_BYTES and contract < _HIDDEN:
+            shown = made * (1 - contract / _HIDDEN)
+            cost += shown * rates.cold_result
+            if columns > _WIDE and not right:
+                cost += shown * rates.cold_wide
         if made * self.itemsize >= _FRESH_BYTES:
             cost += made * rates.fresh
         return cost * self.scale
 
-    def reader(self, axes: Dim, layout: Layout) -> float:
-        """What the reader of a result pays, if it is a permuted view.
+    def reader(self, count: int, *, inner: bool) -> float:
+        """What the reader of a permuted result pays.
 
-        It is the more if the last axis, over which softmax, norms and sums run, is not innermost.
+        Args:
+            count: of numbers.
+            inner: whether the last axis, over which softmax, norms and sums run, is the innermost
+                one.
         """
-        if layout.folds(axes):
-            return 0.0
-        last = next((name for name in reversed(axes) if name in layout.order), None)
-        copy = self.copy(axes, layout)
-        return copy * 0.02 if last == layout.unit else copy * 0.05 + self.rates.view * 0.5
+        rates = self.rates
+        each = rates.copy_number * 0.1 if inner else rates.copy_strided * 0.05
+        return count * each + (not inner) * rates.view * 0.5
 
 
 class _Program:
@@ -263,7 +284,11 @@ class _Program:
             nanoseconds += self.one(step)
             self.layouts.append(self.made(step))
         axes = flat(self.steps.dims(self.steps.result))
-        return nanoseconds + self.costs.reader(axes, self.layouts[self.steps.result])
+        layout = self.layouts[self.steps.result]
+        if layout.folds(axes):
+            return nanoseconds
+        last = next((name for name in reversed(axes) if name in layout.order), None)
+        return nanoseconds + self.costs.reader(self.costs.count(axes), inner=last == layout.unit)
 
     def one(self, step: Step) -> float:
         rates, costs = self.costs.rates, self.costs
@@ -304,12 +329,12 @@ class _Program:
         if stacked:
             *front, rows, columns = step.dims
             stack = tuple(front)
-            call = rates.bmm_call + (0.0 if isinstance(step, Bmm) else 2 * rates.view)
+            call = rates.bmm_call if isinstance(step, Bmm) else rates.matmul_call
         elif len(right) == 2:
             *front, columns = step.dims
             rows = flat(tuple(front))
-            call = rates.matmul_call if len(left) != 2 else call
             call = rates.linear_call if isinstance(step, Linear) else call
+            call += rates.fold_call if len(left) != 2 else 0.0
         else:
             rows = flat(step.dims)
         return call + self.costs.product(

@@ -7,8 +7,10 @@ thread, not of the wall: on a shared machine the wall also counts other people's
 
 from __future__ import annotations
 
+import ctypes
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -70,6 +72,25 @@ class Watch:
                 return max(1, math.ceil(repeats * self.span / taken))
             # Short measurements mislead: at most ten times longer at a time.
             repeats *= min(10, max(2, math.ceil(self.span / max(taken, 1e-9))))
+
+
+# Names of settings of the GNU C library, and sizes beyond what one result of a benchmark takes.
+_TRIM, _MAP = -1, -3
+_KEPT, _LARGEST_MAP = 1 << 30, 1 << 25
+
+
+def keep_memory() -> None:
+    """Let freed memory stay with the process, as it does in a program that runs for long.
+
+    Otherwise a large result is fresh memory at each call or is not, depending on what was freed
+    before it, and the pages of fresh memory cost as much as many a contraction. Only the GNU C
+    library can be told; elsewhere nothing happens.
+    """
+    if sys.platform == "linux":
+        told = getattr(ctypes.CDLL(None), "mallopt", None)
+        if told is not None:
+            told(_MAP, _LARGEST_MAP)
+            told(_TRIM, _KEPT)
 
 
 @dataclass(frozen=True, slots=True)
