@@ -299,14 +299,17 @@ class _Search:
         layout, have = self.layouts[side], self.have[side]
         fold = _sorted(axes, layout)
         # Without a stack, torch folds the rows by itself.
-        folded = len(contract) > 1 or len(batch) > 1 or bool(batch and len(fold) > 1)
+        folded = len(contract) > 1 or len(batch) > 1 or bool(batch and len(fold) != 1)
         views = self.costs.rates.view * (folded + (not all(name in have for name in batch)))
         found = self.operands[key] = []
         if not batch and not fold and layout.folds(contract):
             found.append(_Operand(views, True, fold, True))  # a vector, read at any distance
             return found
         if _readable(layout, batch, fold, contract, have):
-            found.append(_Operand(views, near(layout, fold, contract) is True, fold, True))
+            lies = near(layout, fold, contract) is True
+            # What has no rows is read either way, and BLAS is told which.
+            forms = (True, False) if batch and not fold else (lies,)
+            found += [_Operand(views, form, fold, True) for form in forms]
             # Another order of its axes only pays where the result must be folded.
             if not self.every and (self.output is None or len(self.output) == len(self.wanted)):
                 return found
@@ -331,9 +334,10 @@ class _Search:
         price = self.results.get(dims)
         if price is None:
             batch, rows, columns = dims
-            folded = len(batch) > 1 or len(columns) > 1 or (batch and len(rows) > 1)
+            folded = len(batch) > 1 or len(columns) > 1
+            folded = folded or bool(batch and (len(rows) != 1 or not columns))
             axes = flat(dims)
-            price = self.costs.rates.view * bool(folded)
+            price = self.costs.rates.view * folded
             price += self.reader(None, axes) if self.output is not None else 0.0
             self.results[dims] = price
         return price

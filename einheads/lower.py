@@ -136,26 +136,45 @@ class _Lowering:
         """The likeliest ways to go through the contractions, by a rough price.
 
         The result of one step is born in a layout that may suit the next one or not, so the steps
-        are chosen together: a beam search over the ways, by the sum of their prices.
+        are chosen together: a beam search over the ways, by the sum of their prices. Of schedules
+        that leave the same layouts behind, only the cheapest one can be part of the best.
         """
+        steps, sizes = self.plan.contractions, self.plan.sizes
         layouts = [self.build.known[value] for value in self.values]
         beam: list[tuple[float, tuple[Way, ...], list[Layout]]] = [(0.0, (), layouts)]
-        for place, step in enumerate(self.plan.contractions):
-            final = place == len(self.plan.contractions) - 1
+        for place, step in enumerate(steps):
+            final = place == len(steps) - 1
             output = self.output if final else None
-            found = [
-                (
-                    before + more,
-                    (*chosen, way),
-                    [*known, made(way, known[step.left], known[step.right], self.plan.sizes)],
-                )
-                for before, chosen, known in beam
-                for more, way in ways(
-                    step, known[step.left], known[step.right], self.plan.sizes, self.traits, output
-                )
-            ]
+            alive = {side for later in steps[place + 1 :] for side in (later.left, later.right)}
+            seen: dict[tuple[Layout, Layout], list[tuple[float, Way, Layout]]] = {}
+            found = []
+            for before, chosen, known in beam:
+                pair = known[step.left], known[step.right]
+                if pair not in seen:
+                    seen[pair] = [
+                        (price, way, made(way, *pair, sizes))
+                        for price, way in ways(step, *pair, sizes, self.traits, output)
+                    ]
+                found += [
+                    (before + price, (*chosen, way), [*known, lies])
+                    for price, way, lies in seen[pair]
+                ]
             found.sort(key=lambda entry: entry[0])
-            beam = found[:_BEAM]
+            if final:
+                beam = found[:_BEAM]
+                continue
+            left: set[tuple[tuple[Dim, str | None], ...]] = set()
+            beam = []
+            for entry in found:
+                lies = entry[2]
+                key = tuple(
+                    (lies[value].order, lies[value].unit) for value in alive if value < len(lies)
+                )
+                if key not in left:
+                    left.add(key)
+                    beam.append(entry)
+                    if len(beam) == _BEAM:
+                        break
         return [chosen for _, chosen, _ in beam]
 
     def written(self, chosen: Sequence[Way]) -> Draft:
@@ -250,16 +269,25 @@ class _Lowering:
         """Bring a value into matrices of these dimensions, copied only if BLAS cannot read it.
 
         A copy is laid out as the candidate says; BLAS reads the transposed matrix as well.
+
+        Args:
+            number: of the value.
+            candidate: what is written down.
+            fold: the rows or columns that the value has.
+            dims: the dimensions that are wanted.
+            side: 0 for the left matrix, 1 for the right one.
         """
-        if self.readable(number, candidate, fold):
-            return self.build.arrange(number, dims)
+        free = self.readable(number, candidate, fold)
         *stack, first, second = dims
         turned = candidate.near[side] != (second == candidate.contract)
+        if free and (fold or not stack):
+            return self.build.arrange(number, dims)
+        # Without rows of its own it is read either way, and its strides tell BLAS which.
         target = (*stack, second, first) if turned else dims
         before = len(self.build.steps)
         number = self.build.arrange(number, target)
         made = self.build.steps[before:]
-        if not any(isinstance(step, Reshape) and step.copies for step in made):
+        if not free and not any(isinstance(step, Reshape) and step.copies for step in made):
             # Nothing has been copied on the way, but the strides are none that BLAS can read.
             number = self.build.emit(Reshape(number, copies=True, dims=target))
         turn = (*range(len(stack)), len(stack) + 1, len(stack))

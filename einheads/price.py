@@ -29,11 +29,12 @@ from .steps import (
 )
 
 # Facts about machines and libraries that no fit can tell: vectors of 16 numbers, caches of 512 and
-# 8192 lines that are half full, memory that comes fresh from the system from 32 MiB on; few rows,
-# long rows, and how many summed numbers hide that a result is written.
+# 8192 lines that are half full, pages and how many of them stay known, memory that comes fresh from
+# the system from 32 MiB on; few rows, long rows, how many summed numbers hide that a result is
+# written, and how many results hide that sums wait.
 _VECTOR = 16
 _L1_LINES, _L2_LINES = 512, 8192
-_SKINNY, _WIDE, _HIDDEN = 8, 512, 32
+_SKINNY, _WIDE, _HIDDEN, _WAITING = 8, 512, 32, 512
 _L2_BYTES = 1 << 20
 _FRESH_BYTES = 1 << 25
 _PAGE, _PAGES = 4096, 1024
@@ -229,7 +230,8 @@ class Costs:
         work = rows * columns * contract
         if stacked and work < _TINY:
             each = rates.tiny_matrix + rows * columns * rates.tiny_result
-            return batch * (each + work * (rates.tiny_near if left and right else rates.tiny_far))
+            dense = (left or rows == 1) and (right or columns == 1)
+            return batch * (each + work * (rates.tiny_near if dense else rates.tiny_far))
         if left is None or right is None:
             each = rates.gathered * (
                 (left is None) * rows * contract + (right is None) * columns * contract
@@ -240,12 +242,18 @@ class Costs:
         if not stacked and (rows == 1 or columns == 1):
             each += work * rates.vector
         else:
-            each += rows * contract * -(-columns // _VECTOR) * _VECTOR * rates.multiply_add
+            padded = rows * -(-columns // _VECTOR) * _VECTOR
+            each += padded * contract * rates.multiply_add
+            if padded < _WAITING:
+                each += contract * (1 - padded / _WAITING) * self.waiting(left, right)
             if right and not left and rows < _SKINNY:
                 each += work * rates.skinny
             each += rows * contract * (rates.left_near if left else rates.left_far)
             each += columns * contract * (rates.right_near if right else rates.right_far)
         each += rows * columns * rates.result
+        for size in (rows * contract, columns * contract):
+            if size * self.itemsize > _L2_BYTES:
+                each += size * rates.cold_operand
         cost = batch * each
         made = batch * rows * columns
         if stacked and made * self.itemsize > _L2_BYTES and contract < _HIDDEN:
@@ -256,6 +264,13 @@ class Costs:
         if made * self.itemsize >= _FRESH_BYTES:
             cost += made * rates.fresh
         return cost * self.scale
+
+    def waiting(self, left: bool | None, right: bool | None) -> float:
+        """A step along the summed axes, in a product too small to hide that it waits."""
+        rates = self.rates
+        if left:
+            return rates.summed_dot if right else rates.summed_plain
+        return rates.summed_crossed if right else rates.summed_apart
 
     def reader(self, count: int, *, inner: bool) -> float:
         """What the reader of a permuted result pays.
@@ -342,14 +357,21 @@ class _Program:
             self.costs.count(rows),
             self.costs.count(columns),
             self.costs.count(step.contract),
-            self.near(step.left, rows, step.contract),
-            self.near(step.right, columns, step.contract),
+            self.near(step.left, rows, step.contract, natural=True),
+            self.near(step.right, columns, step.contract, natural=False),
             stacked=stacked,
         )
 
-    def near(self, number: int, fold: Dim, contract: Dim) -> bool | None:
+    def near(self, number: int, fold: Dim, contract: Dim, *, natural: bool) -> bool | None:
         """How BLAS finds an operand; see `Costs.product`."""
-        return near(self.layouts[number], fold, contract)
+        found = near(self.layouts[number], fold, contract)
+        if fold or not found:
+            return found
+        # A single row or column lies either way; its strides say what BLAS is told.
+        place = number - len(self.steps.inputs)
+        step = self.steps.steps[place] if place >= 0 else None
+        turned = isinstance(step, Permute) and step.order[-1] == len(step.order) - 2
+        return natural != turned
 
 
 def near(layout: Layout, fold: Dim, contract: Dim) -> bool | None:

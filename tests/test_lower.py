@@ -150,7 +150,7 @@ def test_lonely_axes_are_summed_first() -> None:
 
 def test_unit_axes_add_no_copy() -> None:
     """A `1` in the pattern costs at most a view."""
-    steps = steps_of("b 1 i, o i 1 -> 1 b o", (2, 1, 5), (7, 5, 1))
+    steps = steps_of("b 1 i, o i 1 -> 1 b o", (20, 1, 50), (70, 50, 1))
     assert steps.copies == ()
     assert set(kinds(steps)) <= {Reshape, Permute, Linear, Matmul}
 

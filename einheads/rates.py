@@ -1,0 +1,179 @@
+"""How long operations take on a kind of device, as data.
+
+A rate is nanoseconds for one unit of work: a call, a number that is copied, a multiply-add. `price`
+knows how many units a program needs; a program costs the sum of units times rates. Only the ratios
+matter, since prices rank programs and promise nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Nanoseconds for one unit of each kind of work, for numbers of four bytes.
+
+    Attributes:
+        view: a call that only makes a view.
+        copy_call: a call that copies.
+        multiply_call: an elementwise product or sum of two tensors.
+        sum_call: a sum over axes.
+        mm_call: a product of two matrices.
+        linear_call: the same by `F.linear`.
+        fold_call: what it adds to both that the left one has several dimensions of rows.
+        bmm_call: a product of two stacks of matrices.
+        matmul_call: the same for stacks of several dimensions.
+        copy_number: a number that is copied in a run.
+        copy_run: a run: the innermost loop of a copy.
+        copy_plane: the two innermost loops of a copy.
+        copy_jump: a run in a copy that does not fit into the second cache.
+        copy_strided: a number that is read alone, at a distance from the one before.
+        copy_far: the same, if its line of memory will have left the first cache when the next
+            number of it is wanted.
+        copy_farther: the same for the second cache.
+        copy_page: the same, if so many pages are touched meanwhile that their addresses are gone.
+        copy_collision: the same, if the lines share a set of the first cache.
+        cold: a number that is copied or multiplied beyond what the second cache holds.
+        fresh: a number written to memory that the system hands out page by page.
+        multiply_number: a number of an elementwise product.
+        multiply_strided: the same where an operand is read at a distance.
+        multiply_run: the innermost loop of an elementwise product.
+        sum_near: a number that is summed along the innermost axis.
+        sum_across: a number that is summed along another axis, many columns at once.
+        sum_strided: a number that is summed alone.
+        sum_run: the innermost loop of a sum.
+        matrix: a matrix product of a stack.
+        multiply_add: a multiply-add, with the columns rounded up to whole vectors.
+        summed_plain: a step along the summed axes of a product of few rows and columns, where each
+            addition waits for the one before; the left matrix stored with the summed axes
+            innermost, the right one with the columns.
+        summed_dot: the same, the summed axes innermost in both.
+        summed_apart: the same, the summed axes innermost in neither.
+        summed_crossed: the same, the summed axes innermost in the right matrix only.
+        left_near: a number of the left matrix, stored with the summed axes innermost.
+        left_far: the same, stored with the rows innermost.
+        right_near: a number of the right matrix, stored with the summed axes innermost.
+        right_far: the same, stored with the columns innermost.
+        result: a number of the resulting matrix.
+        cold_result: the same where the result of a stack is beyond the second cache and too few
+            numbers are summed to hide the writing.
+        cold_wide: the same in long rows.
+        cold_operand: a number of a single matrix that is itself beyond the second cache.
+        skinny: a multiply-add of few rows where both operands are stored the other way round.
+        vector: a number of a matrix that is multiplied with a vector.
+        tiny_matrix: a product that is so small that torch's own loops compute it.
+        tiny_result: a number of its result.
+        tiny_near: a multiply-add of it, both operands read in a row.
+        tiny_far: the same, an operand read at a distance.
+        gathered: a number of a matrix that BLAS cannot read as it lies.
+        lone: a product of a stack in which each matrix is multiplied by a call of its own.
+    """
+
+    view: float
+    copy_call: float
+    multiply_call: float
+    sum_call: float
+    mm_call: float
+    linear_call: float
+    fold_call: float
+    bmm_call: float
+    matmul_call: float
+    copy_number: float
+    copy_run: float
+    copy_plane: float
+    copy_jump: float
+    copy_strided: float
+    copy_far: float
+    copy_farther: float
+    copy_page: float
+    copy_collision: float
+    cold: float
+    fresh: float
+    multiply_number: float
+    multiply_strided: float
+    multiply_run: float
+    sum_near: float
+    sum_across: float
+    sum_strided: float
+    sum_run: float
+    matrix: float
+    multiply_add: float
+    summed_plain: float
+    summed_dot: float
+    summed_apart: float
+    summed_crossed: float
+    left_near: float
+    left_far: float
+    right_near: float
+    right_far: float
+    result: float
+    cold_result: float
+    cold_wide: float
+    cold_operand: float
+    skinny: float
+    vector: float
+    tiny_matrix: float
+    tiny_result: float
+    tiny_near: float
+    tiny_far: float
+    gathered: float
+    lone: float
+
+
+# First guesses; replaced by what `bench --calibrate` finds.
+CPU = Rates(
+    view=894.0,
+    copy_call=2060.0,
+    multiply_call=922.0,
+    sum_call=1090.0,
+    mm_call=860.0,
+    linear_call=1560.0,
+    fold_call=277.0,
+    bmm_call=1000.0,
+    matmul_call=3680.0,
+    copy_number=0.105,
+    copy_run=1.02,
+    copy_plane=21.1,
+    copy_jump=1.23,
+    copy_strided=0.433,
+    copy_far=0.0195,
+    copy_farther=0.236,
+    copy_page=0.672,
+    copy_collision=1.5,
+    cold=0.164,
+    fresh=0.61,
+    multiply_number=0.111,
+    multiply_strided=0.466,
+    multiply_run=2.15,
+    sum_near=0.09,
+    sum_across=0.114,
+    sum_strided=0.629,
+    sum_run=8.68,
+    matrix=27.7,
+    multiply_add=0.00977,
+    summed_plain=2.0,
+    summed_dot=0.3,
+    summed_apart=1.2,
+    summed_crossed=3.0,
+    left_near=0.0644,
+    left_far=0.153,
+    right_near=0.107,
+    right_far=0.0346,
+    result=0.0376,
+    cold_result=0.0774,
+    cold_wide=0.0112,
+    cold_operand=0.1,
+    skinny=0.2,
+    vector=0.0759,
+    tiny_matrix=2.5,
+    tiny_result=2.1,
+    tiny_near=0.28,
+    tiny_far=0.57,
+    gathered=1.0,
+    lone=2000.0,
+)
+
+
+def rates_for(device: str) -> Rates:
+    return CPU
