@@ -32,12 +32,14 @@ class Traits:
         itemsize: bytes for one number.
         integer: integers have no matrix product on every device, and sum into int64.
         autocast: contractions are matrix products without exception, since only these are cast.
+        dense: whoever reads the result copies it, unless it is born in the order of its dimensions.
     """
 
     device: str = "cpu"
     itemsize: int = 4
     integer: bool = False
     autocast: bool = False
+    dense: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,10 +354,11 @@ class _Search:
         wanted = [name for name in self.wanted if name in axes and sizes[name] != 1]
         if order == wanted:
             return 0.0
-        if len(self.output) != len(self.wanted):
+        folded = len(self.output) != len(self.wanted)
+        if folded or self.traits.dense:
             lies = lies or contiguous((axes,), sizes)
             dims = [tuple(name for name in dim if name in axes) for dim in self.output]
-            if not all(lies.folds(dim) for dim in dims):
+            if self.traits.dense or not all(lies.folds(dim) for dim in dims):
                 return self.costs.rates.copy_call + self.costs.copy(flat(tuple(dims)), lies)
         return self.costs.reader(self.count, inner=order[-1] == wanted[-1]) + self.costs.rates.view
 

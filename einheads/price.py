@@ -25,6 +25,7 @@ from .steps import (
     Step,
     Steps,
     Sum,
+    elements,
     flat,
 )
 
@@ -48,6 +49,8 @@ def price(
     sizes: Mapping[str, int],
     itemsize: int = 4,
     rates: Rates | None = None,
+    *,
+    dense: bool = False,
 ) -> float:
     """Price the steps of a program.
 
@@ -57,9 +60,18 @@ def price(
         sizes: of every axis.
         itemsize: bytes for one number.
         rates: of the device; those of a CPU by default.
+        dense: whether the reader of the result copies it, unless its dimensions lie in order.
     """
     costs = Costs(rates or rates_for("cpu"), sizes, itemsize)
-    return _Program(steps, layouts, costs).total()
+    return _Program(steps, layouts, costs, dense=dense).total()
+
+
+def layouts_of(steps: Steps, layouts: Sequence[Layout], sizes: Mapping[str, int]) -> list[Layout]:
+    """How every value lies in memory, if the inputs lie like this."""
+    program = _Program(steps, layouts, Costs(rates_for("cpu"), sizes, 4))
+    for step in steps.steps:
+        program.layouts.append(program.made(step))
+    return program.layouts
 
 
 class Costs:
@@ -288,9 +300,12 @@ class Costs:
 class _Program:
     """The price of steps, one after the other."""
 
-    def __init__(self, steps: Steps, layouts: Sequence[Layout], costs: Costs) -> None:
+    def __init__(
+        self, steps: Steps, layouts: Sequence[Layout], costs: Costs, *, dense: bool = False
+    ) -> None:
         self.steps = steps
         self.costs = costs
+        self.dense = dense
         self.layouts = list(layouts)
 
     def total(self) -> float:
@@ -302,6 +317,8 @@ class _Program:
         layout = self.layouts[self.steps.result]
         if layout.folds(axes):
             return nanoseconds
+        if self.dense:
+            return nanoseconds + self.costs.rates.copy_call + self.costs.copy(axes, layout)
         last = next((name for name in reversed(axes) if name in layout.order), None)
         return nanoseconds + self.costs.reader(self.costs.count(axes), inner=last == layout.unit)
 
@@ -345,6 +362,10 @@ class _Program:
             *front, rows, columns = step.dims
             stack = tuple(front)
             call = rates.bmm_call if isinstance(step, Bmm) else rates.matmul_call
+            if isinstance(step, Bmm) and step.bias is not None:
+                # The result is filled with the bias first, as a copy is.
+                made = elements(step.dims, self.costs.sizes)
+                call += rates.view + made * rates.copy_number * self.costs.scale
         elif len(right) == 2:
             *front, columns = step.dims
             rows = flat(tuple(front))
