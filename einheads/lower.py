@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .build import Builder
-from .candidates import Candidate, Elementwise, Traits, Way, made, readable, ways
+from .candidates import Candidate, Elementwise, Traits, Way, made, readable
 from .layout import Layout, contiguous
 from .plan import Plan
 from .price import price
@@ -30,6 +30,7 @@ from .steps import (
     flat,
     untold,
 )
+from .ways import ways
 
 
 def lower(
@@ -79,9 +80,7 @@ def drafts(
     (step,) = plan.contractions
     left, right = (start.build.known[start.values[one]] for one in (step.left, step.right))
     found: dict[Steps, Draft] = {}
-    for _, way in ways(
-        step, left, right, plan.sizes, start.traits, bound.output, every=True
-    ):
+    for _, way in ways(step, left, right, plan.sizes, start.traits, bound.output, every=True):
         draft = start.written([way])
         found.setdefault(draft.steps, draft)
     return sorted(found.values(), key=lambda draft: draft.price)
@@ -287,7 +286,7 @@ class _Lowering:
         """Whether BLAS can read a value as it lies."""
         axes = flat(self.build.dims(number))
         have = tuple(name for name in axes if name not in candidate.contract)
-        return readable(self.build.known[number], candidate, fold, have)
+        return readable(self.build.known[number], candidate.batch, fold, candidate.contract, have)
 
     def matrix(self, number: int, candidate: Candidate, fold: Dim, dims: Dims, side: int) -> int:
         """Bring a value into matrices of these dimensions, copied only if BLAS cannot read it.

@@ -1,14 +1,14 @@
-"""What steps cost, in nanoseconds: how many units of work they need, times the rates of a device.
+"""What steps cost, in nanoseconds.
 
 A price ranks lowerings and promises nothing; whichever is chosen, the result is right. The file
-sees steps and layouts, never a tensor, and knows how torch's operations walk through memory.
+sees steps and layouts, never a tensor.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
+from .costs import Costs, near
 from .layout import Layout, combined, contiguous
 from .rates import Rates, rates_for
 from .sizes import Dim, Dims
@@ -28,19 +28,6 @@ from .steps import (
     elements,
     flat,
 )
-
-# Facts about machines and libraries that no fit can tell: vectors of 16 numbers, caches of 512 and
-# 8192 lines that are half full, pages and how many of them stay known, memory that comes fresh from
-# the system from 32 MiB on; few rows, long rows, how many summed numbers hide that a result is
-# written, and how many results hide that sums wait.
-_VECTOR = 16
-_L1_LINES, _L2_LINES = 512, 8192
-_SKINNY, _WIDE, _HIDDEN, _WAITING = 8, 512, 32, 512
-_L2_BYTES = 1 << 20
-_FRESH_BYTES = 1 << 25
-_PAGE, _PAGES = 4096, 1024
-# Below this many multiply-adds for a matrix, torch's own loops replace BLAS in a stack.
-_TINY = 400
 
 
 def price(
@@ -72,229 +59,6 @@ def layouts_of(steps: Steps, layouts: Sequence[Layout], sizes: Mapping[str, int]
     for step in steps.steps:
         program.layouts.append(program.made(step))
     return program.layouts
-
-
-class Costs:
-    """What single operations cost on one device, for axes of these sizes.
-
-    Args:
-        rates: of the device.
-        sizes: of every axis.
-        itemsize: bytes for one number.
-    """
-
-    def __init__(self, rates: Rates, sizes: Mapping[str, int], itemsize: int) -> None:
-        self.rates = rates
-        self.sizes = sizes
-        self.itemsize = itemsize
-        self.scale = itemsize / 4
-        self._strides: dict[Layout, dict[str, int]] = {}
-
-    def count(self, dim: Dim) -> int:
-        """The size of a folded dimension."""
-        sizes, count = self.sizes, 1
-        for name in dim:
-            count *= sizes[name]
-        return count
-
-    def strides(self, layout: Layout) -> dict[str, int]:
-        """The strides of a value, as if it were dense; axes inside of the unit one are expanded."""
-        found = self._strides.get(layout)
-        if found is None:
-            found = {}
-            place = layout.order.index(layout.unit) + 1 if layout.unit else len(layout.order)
-            step = 1 if layout.unit else 2
-            for name in reversed(layout.order[:place]):
-                found[name] = step
-                step *= self.sizes[name]
-            self._strides[layout] = found
-        return found
-
-    def loops(self, order: Dim, *layouts: Layout) -> list[tuple[int, tuple[int, ...]]]:
-        """Size and strides of the loops through values, from the outermost in, neighbors joined."""
-        sizes = self.sizes
-        loops: list[tuple[int, tuple[int, ...]]] = []
-        every = [self.strides(layout) for layout in layouts]
-        for name in order:
-            size = sizes[name]
-            if size == 1:
-                continue
-            steps = tuple([strides.get(name, 0) for strides in every])
-            if loops:
-                outer, before = loops[-1]
-                if all([step * size == one for step, one in zip(steps, before, strict=True)]):
-                    loops[-1] = outer * size, steps
-                    continue
-            loops.append((size, steps))
-        return loops
-
-    def copy(self, order: Dim, layout: Layout) -> float:
-        """A copy into this order of axes, without the call."""
-        rates = self.rates
-        loops = self.loops(order, layout)
-        count = math.prod([size for size, _ in loops])
-        if not loops or not count:
-            return 0.0
-        size, (stride,) = loops[-1]
-        plane = size * loops[-2][0] if len(loops) > 1 else size
-        cost = count / size * rates.copy_run + count / plane * rates.copy_plane
-        if stride > 1:
-            cost += count * (rates.copy_strided + self.distance(loops, 0))
-        else:
-            cost += count * rates.copy_number
-            if count * self.itemsize > _L2_BYTES:
-                cost += count / size * rates.copy_jump
-        return (cost + self.moved(count)) * self.scale
-
-    def distance(self, loops: Sequence[tuple[int, tuple[int, ...]]], which: int) -> float:
-        """What it adds to each number of an operand that its innermost loop reads at a distance.
-
-        A line of memory holds the next numbers of some outer loop; it is wanted again when the
-        loops inside of that one have run.
-        """
-        rates, lines = self.rates, 1
-        for inner, steps in reversed(loops):
-            if steps[which] == 1:
-                break
-            lines *= inner
-        cost = 0.0
-        if lines > _L1_LINES:
-            cost += rates.copy_far * min(1.0, math.log2(lines / _L1_LINES) / 2)
-        if lines > _L2_LINES:
-            cost += rates.copy_farther * min(1.0, math.log2(lines / _L2_LINES) / 4)
-        size, steps = loops[-1]
-        pages = lines * min(1.0, steps[which] * self.itemsize / _PAGE)
-        if pages > _PAGES:
-            cost += rates.copy_page * min(1.0, math.log2(pages / _PAGES) / 4)
-        if steps[which] * self.itemsize % _PAGE == 0 and size > _VECTOR:
-            cost += rates.copy_collision
-        return cost
-
-    def moved(self, count: int) -> float:
-        """What it costs that so many numbers do not stay in the cache."""
-        cost = 0.0
-        if count * self.itemsize > _L2_BYTES:
-            cost += count * self.rates.cold
-        if count * self.itemsize >= _FRESH_BYTES:
-            cost += count * self.rates.fresh
-        return cost
-
-    def multiply(self, order: Dim, left: Layout, right: Layout) -> float:
-        """An elementwise product whose result lies in this order, without the call."""
-        rates = self.rates
-        loops = self.loops(order, left, right)
-        count = math.prod([size for size, _ in loops])
-        if not loops or not count:
-            return 0.0
-        size, steps = loops[-1]
-        cost = count / size * rates.multiply_run
-        distant = [which for which, step in enumerate(steps) if step > 1]
-        cost += count * (rates.multiply_strided if distant else rates.multiply_number)
-        for which in distant:
-            cost += count * self.distance(loops, which)
-        return (cost + self.moved(count)) * self.scale
-
-    def sum(self, dims: Dims, layout: Layout, summed: Sequence[str]) -> float:
-        """A sum of a value over axes, without the call."""
-        rates, strides = self.rates, self.strides(layout)
-        # The loops over what is summed are the inner ones.
-        inner = [name for name in layout.order if name in summed]
-        outer = tuple(name for name in flat(dims) if name not in summed and self.sizes[name] != 1)
-        loops = self.loops(tuple(inner), layout)
-        count = self.count(tuple(inner)) * self.count(outer)
-        if not count or not loops:
-            return count * rates.sum_strided
-        size, (step,) = loops[-1]
-        if step == 1:
-            cost = count * rates.sum_near + count / size * rates.sum_run
-        elif outer and strides.get(outer[-1], 0) == 1:
-            width = self.sizes[outer[-1]]
-            cost = count * rates.sum_across + count / (size * width) * rates.sum_run
-            cost += count / width * rates.sum_run * 0.1
-        else:
-            cost = count * rates.sum_strided
-        return (cost + self.moved(count)) * self.scale
-
-    def product(
-        self,
-        batch: int,
-        rows: int,
-        columns: int,
-        contract: int,
-        left: bool | None,
-        right: bool | None,
-        *,
-        stacked: bool,
-    ) -> float:
-        """A matrix product or a stack of them, without the call.
-
-        Args:
-            batch: how many.
-            rows: of the left matrix.
-            columns: of the right matrix.
-            contract: how many numbers are summed.
-            left: whether the left matrix is stored with the summed axes innermost; None if BLAS
-                cannot read it at all.
-            right: the same for the right one.
-            stacked: whether it is a stack, even of one.
-        """
-        rates = self.rates
-        work = rows * columns * contract
-        if stacked and work < _TINY:
-            each = rates.tiny_matrix + rows * columns * rates.tiny_result
-            dense = (left or rows == 1) and (right or columns == 1)
-            return batch * (each + work * (rates.tiny_near if dense else rates.tiny_far))
-        if left is None or right is None:
-            each = rates.gathered * (
-                (left is None) * rows * contract + (right is None) * columns * contract
-            )
-            each += rates.lone if stacked else 0.0
-        else:
-            each = rates.matrix if stacked else 0.0
-        if not stacked and (rows == 1 or columns == 1):
-            each += work * rates.vector
-        else:
-            padded = rows * -(-columns // _VECTOR) * _VECTOR
-            each += padded * contract * rates.multiply_add
-            if padded < _WAITING:
-                each += contract * (1 - padded / _WAITING) * self.waiting(left, right)
-            if right and not left and rows < _SKINNY:
-                each += work * rates.skinny
-            each += rows * contract * (rates.left_near if left else rates.left_far)
-            each += columns * contract * (rates.right_near if right else rates.right_far)
-        each += rows * columns * rates.result
-        for size in (rows * contract, columns * contract):
-            if size * self.itemsize > _L2_BYTES:
-                each += size * rates.cold_operand
-        cost = batch * each
-        made = batch * rows * columns
-        if stacked and made * self.itemsize > _L2_BYTES and contract < _HIDDEN:
-            shown = made * (1 - contract / _HIDDEN)
-            cost += shown * rates.cold_result
-            if columns > _WIDE and not right:
-                cost += shown * rates.cold_wide
-        if made * self.itemsize >= _FRESH_BYTES:
-            cost += made * rates.fresh
-        return cost * self.scale
-
-    def waiting(self, left: bool | None, right: bool | None) -> float:
-        """A step along the summed axes, in a product too small to hide that it waits."""
-        rates = self.rates
-        if left:
-            return rates.summed_dot if right else rates.summed_plain
-        return rates.summed_crossed if right else rates.summed_apart
-
-    def reader(self, count: int, *, inner: bool) -> float:
-        """What the reader of a permuted result pays.
-
-        Args:
-            count: of numbers.
-            inner: whether the last axis, over which softmax, norms and sums run, is the innermost
-                one.
-        """
-        rates = self.rates
-        each = rates.copy_number * 0.1 if inner else rates.copy_strided * 0.05
-        return count * each + (not inner) * rates.view * 0.5
 
 
 class _Program:
@@ -378,8 +142,8 @@ class _Program:
             self.costs.count(rows),
             self.costs.count(columns),
             self.costs.count(step.contract),
-            self.near(step.left, rows, step.contract, natural=True),
-            self.near(step.right, columns, step.contract, natural=False),
+            left=self.near(step.left, rows, step.contract, natural=True),
+            right=self.near(step.right, columns, step.contract, natural=False),
             stacked=stacked,
         )
 
@@ -393,14 +157,3 @@ class _Program:
         step = self.steps.steps[place] if place >= 0 else None
         turned = isinstance(step, Permute) and step.order[-1] == len(step.order) - 2
         return natural != turned
-
-
-def near(layout: Layout, fold: Dim, contract: Dim) -> bool | None:
-    """Whether the summed axes of a matrix lie innermost; None if neither they nor the others do."""
-    inner = next((name for name in reversed(contract) if name in layout.order), None)
-    other = next((name for name in reversed(fold) if name in layout.order), None)
-    if inner is None:
-        return other is None or other == layout.unit or None
-    if inner == layout.unit:
-        return True
-    return False if other is not None and other == layout.unit else None

@@ -121,7 +121,7 @@ class Rates:
     lone: float
 
 
-# First guesses; replaced by what `bench --calibrate` finds.
+# Fitted by `python -m einheads bench --calibrate`.
 CPU = Rates(
     view=900.0,
     copy_call=2090.0,
@@ -174,6 +174,72 @@ CPU = Rates(
     lone=2000.0,
 )
 
+# Not calibrated: reckoned from data sheets, never fitted to a clock. An H100 multiplies and adds
+# about 25 float32 pairs in a picosecond (50 TFLOP/s) and moves 3 TB/s, so a number that is read and
+# written takes 2.7 ps; read at a distance, each takes a sector of 32 bytes, eight times as much. A
+# launch costs what the driver takes, some 5 us, whatever is in it, and a view costs what it costs
+# on the CPU. A matrix of a stack has to fill a part of the device: what is small pays a tile of
+# 64 by 64. There are no caches to miss that a fit could not see better.
+CUDA = Rates(
+    view=1000.0,
+    copy_call=6000.0,
+    multiply_call=6000.0,
+    sum_call=7000.0,
+    mm_call=7000.0,
+    linear_call=7500.0,
+    fold_call=1000.0,
+    bmm_call=7000.0,
+    matmul_call=9000.0,
+    copy_number=0.0027,
+    copy_run=0.0,
+    copy_plane=0.0,
+    copy_jump=0.0,
+    copy_strided=0.012,
+    copy_far=0.0,
+    copy_farther=0.0,
+    copy_page=0.0,
+    copy_collision=0.0,
+    cold=0.0,
+    fresh=0.0,
+    multiply_number=0.004,
+    multiply_strided=0.012,
+    multiply_run=0.0,
+    sum_near=0.0015,
+    sum_across=0.0015,
+    sum_strided=0.006,
+    sum_run=0.002,
+    matrix=0.5,
+    multiply_add=0.00005,
+    summed_plain=0.02,
+    summed_dot=0.02,
+    summed_apart=0.02,
+    summed_crossed=0.02,
+    left_near=0.0013,
+    left_far=0.0013,
+    right_near=0.0013,
+    right_far=0.0013,
+    result=0.0013,
+    cold_result=0.0,
+    cold_wide=0.0,
+    cold_operand=0.0,
+    skinny=0.0,
+    vector=0.0013,
+    tiny_matrix=0.5,
+    tiny_result=0.002,
+    tiny_near=0.0005,
+    tiny_far=0.0005,
+    gathered=0.012,
+    lone=7000.0,
+)
+
+_DEVICES = {"cuda": CUDA}
+
 
 def rates_for(device: str) -> Rates:
-    return CPU
+    """The rates of a device type; those of the CPU for one that nobody has timed.
+
+    Example:
+        >>> rates_for("cpu") is CPU, rates_for("mps") is CPU
+        (True, True)
+    """
+    return _DEVICES.get(device, CPU)

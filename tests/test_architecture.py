@@ -18,8 +18,8 @@ PACKAGE = Path(einheads.__file__).parent
 TORCH_FREE = re.findall(
     r"\w+",
     """
-    errors pattern given sizes layout plan steps rates price candidates build lower source
-    gradients unplanned explain
+    errors pattern given sizes layout plan steps rates costs price candidates ways build lower
+    source gradients unplanned explain
     """,
 )
 WITH_TORCH = re.findall(

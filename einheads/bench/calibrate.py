@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -151,8 +152,8 @@ def _lesson(name: str, draw: random.Random) -> Lesson:
             if draw.random() < 0.8:
                 draw.shuffle(axes)
         largest = math.log(draw.choice((24, 64, 256, 1024)))
-        axes = (*batch, *contract, *left, *right)
-        sizes = {axis: round(math.exp(draw.uniform(0.7, largest))) for axis in axes}
+        every = (*batch, *contract, *left, *right)
+        sizes = {axis: round(math.exp(draw.uniform(0.7, largest))) for axis in every}
         work = math.prod(sizes.values())
         most = draw.choice((1e5, 1e6, 1e6, 1e7, 1e7, 1e8))
         if 2e3 < work < most and all(
@@ -179,7 +180,7 @@ def study(lesson: Lesson, watch: Watch, dtype: torch.dtype = torch.float32) -> A
     """
     operands = lesson.operands(watch.device, dtype)
     every = _some(drafts(lesson.case, operands), lesson)
-    calls = [lambda run=draft.run: run(*operands) for draft in every]  # type: ignore[misc]
+    calls = [partial(draft.run, *operands) for draft in every]
     seconds = []
     for call in calls:
         taken = watch.time(call, 1)
@@ -221,7 +222,7 @@ def units(answer: Answer, number: int) -> Tensor:
     every: Any = torch.eye(len(RATES), dtype=torch.float64)
     vectors: Any = dict(zip(RATES, every, strict=True))
     found: Any = answer.price(number, Rates(**vectors))
-    return found + torch.zeros(len(RATES), dtype=torch.float64)
+    return torch.as_tensor(found, dtype=torch.float64).expand(len(RATES))
 
 
 # How much the order counts beside the time itself, how sharply the cheapest one is meant, and how
