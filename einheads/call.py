@@ -104,6 +104,8 @@ def _miss(
     told = [*(size for _, size in given), *(size for one in tensors for size in one.shape)]
     if not all(type(size) is int for size in told):
         return prepared.lowered.program.run, prepared.extra, None
+    if cache.recorder is not None:
+        cache.recorder(declared, given, tensors)
     train = trainer(declared, prepared, tensors)
     run = prepared.lowered.program.run
     if declared.checkpoint and train is None:
