@@ -260,7 +260,8 @@ class Attention(nn.Module):
             device: by default that of the weights.
             dtype: by default that of the weights.
         """
-        like = self.key.matrices()
+        # Whatever stands there now: an adapter has no matrices of its own.
+        like = next(self.key.parameters())
         shape = (*leading, self.k, s, self.d)
         key, value = (
             torch.zeros(shape, device=device or like.device, dtype=dtype or like.dtype)
