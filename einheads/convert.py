@@ -22,7 +22,6 @@ from .layers import (
     GroupedLinear,
     HeadLinear,
     ToHeads,
-    accept_list,
     stack,
 )
 
@@ -46,8 +45,8 @@ def from_linears(linears: Iterable[nn.Module], *, shared: bool = False) -> HeadL
         shared: whether all of them read the same input.
 
     Returns:
-        `HeadLinear` for `... h i`, or `ToHeads` for `... i`; both give `... h o`. It also loads
-        state dicts of the list, see `accept_list`.
+        `HeadLinear` for `... h i`, or `ToHeads` for `... i`; both give `... h o`, and load state
+        dicts of the list too.
 
     Raises:
         EinheadsError: the list holds something else, or linears that differ in more than values.
@@ -79,7 +78,6 @@ def from_linears(linears: Iterable[nn.Module], *, shared: bool = False) -> HeadL
         return torch.stack([linear(one) for linear, one in zip(every, inputs, strict=True)], -2)
 
     prove(layer, loop, [(3, sizes["i"]) if shared else (3, sizes["e"], sizes["i"])])
-    accept_list(layer, len(every))
     return layer
 
 

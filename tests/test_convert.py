@@ -95,7 +95,7 @@ class TestLinears:
         """A model with the layer in place of the list loads checkpoints of both."""
         old, new = nn.Module(), nn.Module()
         old.lins = linears()
-        new.lins = einheads.from_linears(linears())
+        new.lins = HeadLinear(h=3, i=5, o=7, **DOUBLE)
         new = copy.deepcopy(new)  # the hook survives
         assert str(new.load_state_dict(old.state_dict())) == "<All keys matched successfully>"
         x = randn(4, 3, 5)
@@ -110,6 +110,31 @@ class TestLinears:
         uneven = old.state_dict() | {"lins.1.weight": torch.ones(7, 6)}
         with pytest.raises(EinheadsError, match=r"^'lins\.\*\.weight' have different shapes"):
             new.load_state_dict(uneven)
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda: HeadLinear(h=3, i=5, o=7, **DOUBLE),
+            lambda: ToHeads(h=3, i=5, o=7, **DOUBLE),
+            lambda: GroupedLinear(g=3, i=5, o=7, **DOUBLE),
+            lambda: EnsembleLinear(e=3, i=5, o=7, **DOUBLE),
+            lambda: einheads.from_linears(linears()),
+            lambda: einheads.stack(list(linears())),
+        ],
+        ids=["HeadLinear", "ToHeads", "GroupedLinear", "EnsembleLinear", "converted", "stacked"],
+    )
+    def test_every_stack_loads_the_list(self, make: Callable[[], Einsum]) -> None:
+        """Whatever stands for a list of linears takes its checkpoint, at the top and inside."""
+        every, layer = linears(), make()
+        for module, state in (
+            (layer, every.state_dict()),
+            (nn.ModuleDict({"lins": make()}), nn.ModuleDict({"lins": every}).state_dict()),
+        ):
+            module.load_state_dict(state, strict=True)
+            weight, bias = (value for _, value in module.named_parameters())
+            for k, linear in enumerate(every):
+                assert torch.equal(weight[k], linear.weight)
+                assert torch.equal(bias[k], linear.bias)
 
 
 class TestOthers:

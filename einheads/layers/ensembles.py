@@ -17,6 +17,7 @@ from einheads.errors import EinheadsError, kind
 from einheads.initializers import Initializer, Roles
 
 from .base import Einsum
+from .lists import accept_list
 
 
 class EnsembleLinear(Einsum):
@@ -87,6 +88,7 @@ class EnsembleLinear(Einsum):
             o=o,
         )
         self.shared = shared
+        accept_list(self, e)
 
 
 @dataclass(frozen=True, slots=True)
