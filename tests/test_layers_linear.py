@@ -379,6 +379,14 @@ class TestScale:
         assert layer.roles == {"weight": {"h": "batch", "d": "batch"}}
         assert laws.moment(Scale("d", d=50), 20, 40, 50) == pytest.approx(1, abs=0.1)
 
+    def test_start(self) -> None:
+        """The factors start with a value, or as any weight may."""
+        torch.manual_seed(0)
+        layer = Scale("h d", h=30, d=50, init="lecun", bias=True)
+        assert repr(layer) == "Scale('h d', bias=True, init='lecun', h=30, d=50)"
+        assert abs(float(layer.weight.detach().std()) - 1) < 0.1
+        assert repr(Scale("d", d=3, value=0.5)) == "Scale('d', value=0.5, d=3)"
+
     def test_axes_are_text(self) -> None:
         """A number is refused, with what to write."""
         with pytest.raises(TypeError, match="such as 'h d'"):

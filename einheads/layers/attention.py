@@ -28,6 +28,8 @@ _SHARES_KEYS = "enable_gqa" in (F.scaled_dot_product_attention.__doc__ or "")
 class TalkingHeads(Einsum):
     """Attention heads mixed with each other: pattern `... h t s, k h -> ... k t s`.
 
+    Formula: `y_k = sum over h of w_kh x_h`, for every query and key.
+
     Example:
         >>> import torch
         >>> from einheads import TalkingHeads
@@ -45,7 +47,8 @@ class TalkingHeads(Einsum):
             return y.movedim(-1, -3)                       # ... k t s
         ```
 
-    One stands before the softmax of attention and one after it: `Attention(talking=True)`.
+    Used in language models and in deep image transformers (CaiT): one before the softmax of
+    attention and one after it, `Attention(talking=True)`.
 
     Not for long sequences: all scores have to be there at once, and no fused kernel can be used.
 

@@ -23,6 +23,8 @@ from .declare import RESERVED
 class EinMix(Einsum):
     """Einsum of an input and a weight, with the constructor of `einops.layers.torch.EinMix`.
 
+    Formula: `y = sum of x w + b`, over all axes that the output does not name.
+
     A state dict of one is a state dict of the other, the outputs are the same, and after the same
     seed the initial values too. What it adds: no limit of 26 axes, sizes of 1 that do not fit are
     refused, errors in the names of the axes, roles, `reset_parameters`, `device` and `dtype`.
@@ -47,7 +49,8 @@ class EinMix(Einsum):
             return y.flatten(-2)                           # t b (h o)
         ```
 
-    Not for new code: `Einsum` takes one pattern, several weights, and a bias of any axes.
+    Used by code that was written for einops, and for its checkpoints. Not for new code: `Einsum`
+    takes one pattern, several weights, and a bias of any axes.
 
     Args:
         pattern: `input -> output`.
