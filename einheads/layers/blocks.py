@@ -133,7 +133,7 @@ class MLPMixer(nn.Module):
 class TransformerBlock(nn.Module):
     """Attention and a feed-forward network, each with a norm in front and a sum behind.
 
-    `x = x + attention(norm(x))`, then `x = x + network(norm(x))`.
+    Formula: `x = x + attention(norm(x))`, then `x = x + network(norm(x))`; `... t i -> ... t i`.
 
     Example:
         >>> import torch

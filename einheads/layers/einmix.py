@@ -25,6 +25,8 @@ class EinMix(Einsum):
 
     Formula: `y = sum of x w + b`, over all axes that the output does not name.
 
+    Pattern: `x, w -> y`, put together from the texts `x -> y` and `w`.
+
     A state dict of one is a state dict of the other, the outputs are the same, and after the same
     seed the initial values too. What it adds: no limit of 26 axes, sizes of 1 that do not fit are
     refused, errors in the names of the axes, roles, `reset_parameters`, `device` and `dtype`.
