@@ -3,8 +3,6 @@
 Its three strings are put together to one pattern, which `Einsum` plans and runs.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from typing import Any
@@ -12,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from einheads.errors import PatternError, SizeError, kind
+from einheads.errors import PatternError, kind
+from einheads.operands import Declaration
 from einheads.pattern import parse
 from einheads.program import apply
 
@@ -122,11 +121,13 @@ class EinMix(Einsum):
         if bias is not None:
             self._store_bias(bias, flat)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    # `torch.jit.script` takes the layer as it is, as part of a model that is compiled otherwise.
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def forward(self, x: Tensor) -> Tensor:
         """Run the pattern.
 
         Args:
-            *inputs: the input, one tensor.
+            x: the input.
 
         Returns:
             The output of the pattern, the bias added.
@@ -135,14 +136,16 @@ class EinMix(Einsum):
             SizeError: the input does not fit the pattern or the declared sizes.
             TypeError: the input is no tensor, or has another dtype or device than the weight.
         """
-        if len(inputs) != 1:
-            raise SizeError(f"the layer takes 1 input, but {len(inputs)} came", self.pattern)
         own = [self.weight]
         if self._back is not None:
             bias: Any = self.bias
             own.append(bias.reshape(self._back))
-        y = apply(self._declaration, self._given, inputs[0], *own)
+        # A scripted model keeps a plain tuple of the declaration.
+        y = apply(Declaration(*self._declaration), self._given, x, *own)
         return y if self._groups is None else _merge(y, self._groups)
+
+    # Of the properties, no scripted model needs any.
+    __jit_unused_properties__ = ("declared", "fans", "inputs", "pattern", "roles", "sizes")
 
     def reset_parameters(self) -> None:
         """Give all parameters their initial values again: uniform, as in einops."""
