@@ -22,6 +22,21 @@ def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).double()
 
 
+class Residual(nn.Module):
+    """A member of a class of its own, with a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Linear(4, 3)
+        self.norm = nn.LayerNorm(5)
+        self.up = nn.Linear(5, 4)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Norm, up, bend, down."""
+        return self.down(torch.relu(self.up(self.norm(x))))  # type: ignore[no-any-return]
+
+
 class Loop(nn.Module):
     """A list and a forward that is given."""
 
@@ -70,7 +85,7 @@ FOLDED = {
 }
 
 
-@pytest.mark.parametrize("make", [LINEAR, mlp], ids=["linears", "mlps"])
+@pytest.mark.parametrize("make", [LINEAR, mlp, Residual], ids=["linears", "mlps", "classes"])
 @pytest.mark.parametrize(("forward", "shape"), FOLDED.values(), ids=FOLDED)
 class TestFolded:
     """What is replaced."""
