@@ -227,6 +227,7 @@ class Attention(nn.Module):
 
         Raises:
             SizeError: an input, a mask or the cache does not fit.
+            TypeError: a mask of integers, which could mean either.
             EinheadsError: a context comes together with a cache or a causal layer.
         """
         if context is not None and (cache is not None or self.causal):
@@ -282,6 +283,7 @@ class Attention(nn.Module):
         t, s = query.shape[-2], key.shape[-2]
         if mask is not None:
             _check_mask(mask, (*query.shape[:-1], s))
+            mask = mask if mask.dtype == torch.bool else mask.to(query.dtype)
         causal = self.causal
         # The flag of the kernel counts from the first key, but a cache puts keys before the first
         # query; and the kernel takes no mask beside its flag.
@@ -328,6 +330,11 @@ def _check_heads(i: int, h: int, d: int | None, k: int | None) -> None:
 
 
 def _check_mask(mask: Tensor, wanted: tuple[int, ...]) -> None:
+    if not (mask.dtype == torch.bool or mask.is_floating_point()):
+        raise TypeError(
+            f"a mask is boolean, or numbers that are added to the scores, not {mask.dtype}; "
+            "write: mask.bool(), True where a query may look"
+        )
     sizes = tuple(mask.shape)
     tail = wanted[len(wanted) - len(sizes) :]
     if len(sizes) > len(wanted) or any(
