@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from einheads.errors import EinheadsError, SizeError, count
+from einheads.errors import EinheadsError, SizeError, count, kind
 
 
 def arguments(module: nn.Module, sizes: Mapping[str, int] | None = None) -> str | None:
@@ -74,7 +74,7 @@ def check_dropout(dropout: float) -> None:
         raise EinheadsError(f"dropout={dropout} is no share", notes=["write: dropout=0.1"])
 
 
-def check_last(x: Tensor, pattern: str, **sizes: int) -> None:
+def check_last(x: object, pattern: str, **sizes: int) -> None:
     """Refuse an input whose last axes have other sizes, before a norm of torch does without names.
 
     Example:
@@ -85,10 +85,23 @@ def check_last(x: Tensor, pattern: str, **sizes: int) -> None:
             ... t i
                   ^
             give an x of the shape '... t i' with i=32
+
+    Raises:
+        SizeError: an axis is missing, or has another size.
+        TypeError: it is no tensor.
     """
-    names = pattern.removeprefix("...").split()
-    written = ", ".join(f"{name}={size}" for name, size in sizes.items())
-    note = f"give an x of the shape '{pattern}' with {written}"
+    names = pattern.split()[1:]
+    wrong: list[int] = []
+    if isinstance(x, Tensor) and x.ndim >= len(names):
+        places = range(-len(names), 0)
+        wrong = [k for k in places if x.shape[k] != sizes.get(names[k], x.shape[k])]
+        if not wrong:
+            return
+    note = f"give an x of the shape '{pattern}'"
+    if sizes:
+        note += " with " + ", ".join(f"{name}={size}" for name, size in sizes.items())
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x is {kind(x)}, not a tensor; {note}")
     if x.ndim < len(names):
         raise SizeError(
             f"x has {count(x.ndim, 'dimension')}, shape {tuple(x.shape)}, "
@@ -96,16 +109,15 @@ def check_last(x: Tensor, pattern: str, **sizes: int) -> None:
             pattern,
             notes=[note],
         )
-    for place, name in enumerate(names, -len(names)):
-        if name in sizes and x.shape[place] != sizes[name]:
-            start = pattern.index(f" {name}") + 1
-            raise SizeError(
-                f"axis '{name}' has two sizes: {x.shape[place]} (x, dimension "
-                f"{x.ndim + place + 1}) and {sizes[name]} (the layer)",
-                pattern,
-                [(start, start + len(name))],
-                [note],
-            )
+    name = names[wrong[0]]
+    start = pattern.index(f" {name}") + 1
+    raise SizeError(
+        f"axis '{name}' has two sizes: {x.shape[wrong[0]]} (x, dimension "
+        f"{x.ndim + wrong[0] + 1}) and {sizes[name]} (the layer)",
+        pattern,
+        [(start, start + len(name))],
+        [note],
+    )
 
 
 __all__ = ["arguments", "check_dropout", "check_last"]
