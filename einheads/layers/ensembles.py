@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from einheads.initializers import Initializer, Roles
 
+from .axes import Constant
 from .base import Einsum
 from .lists import accept_list
 
@@ -180,4 +182,53 @@ class BatchEnsemble(Einsum):
         self.shared = shared
 
 
-__all__ = ["SIGNS", "BatchEnsemble", "EnsembleLinear", "Signs"]
+class EnsembleNorm(Einsum):
+    """The scales and offsets of `nn.LayerNorm` for each member, after a norm that all share.
+
+    `e ... d, e d -> e ... d`; a shared input has no `e`. Its state dict is that of the norms.
+
+    Example:
+        >>> import torch
+        >>> EnsembleNorm(e=5, d=(16,))(torch.randn(5, 10, 16)).shape
+        torch.Size([5, 10, 16])
+
+    Args:
+        e: members.
+        d: the sizes of the axes over which is normalized.
+        eps: what is added to the variance.
+        shared: whether all members read the same input.
+        bias: whether there is an offset.
+        device: where the parameters are made.
+        dtype: of the parameters.
+    """
+
+    def __init__(
+        self,
+        *,
+        e: int,
+        d: tuple[int, ...],
+        eps: float = 1e-5,
+        shared: bool = False,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        axes = " ".join(f"d{number}" for number in range(1, len(d) + 1))
+        super().__init__(
+            f"{'' if shared else 'e '}... {axes}, e {axes} -> e ... {axes}",
+            bias=bias,
+            init=Constant(1.0),
+            device=device,
+            dtype=dtype,
+            e=e,
+            **dict(zip(axes.split(), d, strict=True)),  # type: ignore[arg-type]
+        )
+        self.d, self.eps, self.shared = d, eps, shared
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Normalize, then scale and shift for each member."""
+        (x,) = inputs
+        return super().forward(F.layer_norm(x, self.d, eps=self.eps))
+
+
+__all__ = ["SIGNS", "BatchEnsemble", "EnsembleLinear", "EnsembleNorm", "Signs"]

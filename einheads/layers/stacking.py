@@ -8,66 +8,16 @@ nothing else.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn import functional as F  # noqa: N812
 
 from einheads.errors import EinheadsError, kind
 
-from .axes import Constant
-from .base import Einsum
-from .ensembles import EnsembleLinear
-
-
-class EnsembleNorm(Einsum):
-    """The scales and offsets of `nn.LayerNorm` for each member, after a norm that all share.
-
-    `e ... d, e d -> e ... d`; a shared input has no `e`. Its state dict is that of the norms.
-
-    Example:
-        >>> import torch
-        >>> EnsembleNorm(e=5, d=(16,))(torch.randn(5, 10, 16)).shape
-        torch.Size([5, 10, 16])
-
-    Args:
-        e: members.
-        d: the sizes of the axes over which is normalized.
-        eps: what is added to the variance.
-        shared: whether all members read the same input.
-        bias: whether there is an offset.
-        device: where the parameters are made.
-        dtype: of the parameters.
-    """
-
-    def __init__(
-        self,
-        *,
-        e: int,
-        d: tuple[int, ...],
-        eps: float = 1e-5,
-        shared: bool = False,
-        bias: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        axes = " ".join(f"d{number}" for number in range(1, len(d) + 1))
-        super().__init__(
-            f"{'' if shared else 'e '}... {axes}, e {axes} -> e ... {axes}",
-            bias=bias,
-            init=Constant(1.0),
-            device=device,
-            dtype=dtype,
-            e=e,
-            **dict(zip(axes.split(), d, strict=True)),  # type: ignore[arg-type]
-        )
-        self.d, self.eps, self.shared = d, eps, shared
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Normalize, then scale and shift for each member."""
-        (x,) = inputs
-        return super().forward(F.layer_norm(x, self.d, eps=self.eps))
+from .ensembles import EnsembleLinear, EnsembleNorm
 
 
 def ensemble(factory: Callable[[], nn.Module], n: int, *, shared: bool = False) -> nn.Module:
@@ -162,10 +112,30 @@ class _Tracer(fx.Tracer):
         """All of them are called, not followed."""
         return True
 
+    def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
+        """The parts of a value, one after the other, for as long as somebody asks for them.
+
+        A loop over a list of modules and a value at once ends with the list. How many parts there
+        are is not known, so a loop over the value alone ends here.
+        """
+        parts: Any = obj
+        for number in range(_MOST):
+            yield parts[number]
+        raise fx.proxy.TraceError(f"more than {_MOST} turns of a loop over '{obj.node}'")
+
+
+# Longer than any list of modules.
+_MOST = 1024
+
 
 def trace(module: nn.Module) -> fx.Graph:
     """What the forward of a module calls."""
-    return _Tracer().trace(module)
+    graph = _Tracer().trace(module)
+    for node in reversed(graph.nodes):
+        # A loop has asked for one part more than it used.
+        if node.target is operator.getitem and not node.users:
+            graph.erase_node(node)
+    return graph
 
 
 def _stack(modules: list[nn.Module], path: str, *, shared: bool) -> tuple[nn.Module, bool]:
@@ -381,4 +351,4 @@ def _is_own(module: nn.Module) -> bool:
     return strange and bool(list(module.children())) and not own
 
 
-__all__ = ["EnsembleNorm", "adopt", "ensemble", "features", "stack", "trace"]
+__all__ = ["adopt", "ensemble", "features", "stack", "trace"]
