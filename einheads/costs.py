@@ -218,10 +218,11 @@ class Costs:
             each += rows * contract * (rates.left_near if left else rates.left_far)
             each += columns * contract * (rates.right_near if right else rates.right_far)
         each += rows * columns * rates.result
-        for size in (rows * contract, columns * contract):
-            if size * self.itemsize > _L2_BYTES:
-                each += size * rates.cold_operand
         cost = batch * each
+        # The larger operand only: in a stack, the smaller one may be expanded, and stay in the cache.
+        read = batch * max(rows, columns) * contract
+        if read * self.itemsize > _L2_BYTES:
+            cost += read * rates.cold_operand
         made = batch * rows * columns
         if stacked and made * self.itemsize > _L2_BYTES and contract < _HIDDEN:
             shown = made * (1 - contract / _HIDDEN)

@@ -62,7 +62,18 @@ def lower(
             read by another program of ours; then it has no bias.
     """
     start = _start(bound, plan, layouts, traits, bias)
-    return (replace(start, output=None) if free else start).lower()
+    return (replace(start, output=None) if free else start).ranked()[0].steps
+
+
+def ranked(
+    bound: Bound,
+    plan: Plan,
+    layouts: Sequence[Layout] | None = None,
+    traits: Traits | None = None,
+    bias: Dim | None = None,
+) -> list[Draft]:
+    """The lowering that `lower` chooses, and then those that it was weighed against last."""
+    return _start(bound, plan, layouts, traits, bias).ranked()
 
 
 def drafts(
@@ -132,9 +143,9 @@ class _Lowering:
     build: Builder
     values: list[int]
 
-    def lower(self) -> Steps:
+    def ranked(self) -> list[Draft]:
         drafts = [self.written(chosen) for chosen in self.schedules()[:_WRITTEN]]
-        return min(drafts, key=lambda draft: draft.price).steps
+        return sorted(drafts, key=lambda draft: draft.price)
 
     def schedules(self) -> list[tuple[Way, ...]]:
         """The likeliest ways to go through the contractions, by a rough price.

@@ -138,6 +138,8 @@ def lessons(count: int, seed: int = 2026) -> Iterator[Lesson]:
 
 
 def _lesson(name: str, draw: random.Random) -> Lesson:
+    # Small and large ones alike: the same number of each magnitude.
+    most = draw.choice((1e4, 1e5, 1e6, 1e6, 1e7, 1e7, 6e7))
     while True:
         letters = iter("abcdefghijkl")
         # How many axes each role has: batch, contract, left, right.
@@ -155,9 +157,8 @@ def _lesson(name: str, draw: random.Random) -> Lesson:
         every = (*batch, *contract, *left, *right)
         sizes = {axis: round(math.exp(draw.uniform(0.7, largest))) for axis in every}
         work = math.prod(sizes.values())
-        most = draw.choice((1e5, 1e6, 1e6, 1e7, 1e7, 1e8))
-        if 2e3 < work < most and all(
-            math.prod(sizes[axis] for axis in term) < most / 4 for term in terms
+        if most / 20 < work < most and all(
+            math.prod(sizes[axis] for axis in term) < 1.5e7 for term in terms
         ):
             break
     orders = []
