@@ -186,8 +186,12 @@ class _Undoing:
                 wide = self.build.reshape(g, open_) if have else g
                 self.put(own, self.build.combine(Multiply, wide, self.value(other), dims))
             else:
-                matrix = self.turned(self.value(other))
-                self.put(own, self.multiplied(matrix, g, flat(self.build.dims(g)), dims))
+                # The vector: its gradient is the transposed matrix, all rows folded, times that of
+                # the result.
+                rows = flat(self.build.dims(g))
+                matrix = self.build.reshape(self.value(other), (rows, *dims))
+                folded = self.build.reshape(g, (rows,))
+                self.put(own, self.multiplied(self.turned(matrix), folded, rows, dims))
 
     def turned(self, number: int) -> int:
         """A stack of matrices, each transposed."""
