@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any
@@ -228,10 +228,10 @@ def units(answer: Answer, number: int) -> Tensor:
 
 # How much the order counts beside the time itself, how sharply the cheapest one is meant, and how
 # strongly a rate of which the lessons say nothing is held where it was.
-_ORDER, _SHARPNESS, _HELD = 3.0, 20.0, 1e-4
+_ORDER, _SHARPNESS, _HELD = 3.0, 20.0, 1e-3
 
 
-def fit(answers: Sequence[Answer], start: Rates, steps: int = 1500) -> Rates:
+def fit(answers: Sequence[Answer], start: Rates, steps: int = 2000) -> Rates:
     """Find the rates that choose best.
 
     Two errors are made small together: how far prices are from times, as logarithms and mostly
@@ -281,7 +281,7 @@ def _sums(values: Tensor, group: Tensor, count: int) -> Tensor:
 
 def calibrate(
     watch: Watch,
-    count: int = 400,
+    count: int = 600,
     seed: int = 2026,
     dtype: torch.dtype = torch.float32,
     *,
@@ -335,19 +335,21 @@ def _mean(ratios: Sequence[float]) -> float:
     return math.exp(math.fsum(map(math.log, ratios)) / len(ratios))
 
 
-def tell(found: Fit, machine: Mapping[str, Any]) -> Iterator[str]:
-    """The rates as they stand in `rates.py`, and where they come from."""
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    yield f"{machine['processor']}, {machine['dtype']}; {versions}"
-    yield (
-        f"{found.lowerings:,} lowerings of {found.lessons} contractions; prices are typically off "
-        f"by a factor of {found.error:.2f};"
-    )
-    yield (
-        f"the choice takes {found.seen:.3f} times as long as the fastest lowering on the lessons "
-        f"of the fit, {found.fresh:.3f} on fresh ones (at worst {found.worst:.2f})"
-    )
-    yield "Rates("
+def tell(watch: Watch, count: int = 600, *, progress: bool = True) -> Iterator[str]:
+    """Calibrate, and give the lines to print: where the rates come from, and the rates.
+
+    Args:
+        watch: how time is taken.
+        count: how many contractions to learn from.
+        progress: whether to show a progress bar.
+    """
+    found = calibrate(watch, count, progress=progress)
+    yield f"# Fitted to {found.lowerings:,} timed lowerings of {found.lessons} contractions"
+    yield f"# ({watch.clock}, {watch.threads} thread{'s' * (watch.threads > 1)}). On contractions"
+    yield f"# that were kept back, the choice takes {found.fresh:.3f} times as long as the fastest"
+    yield f"# lowering in the geometric mean, {found.worst:.2f} times at worst; on those of the fit,"
+    yield f"# {found.seen:.3f} times. A price is typically off by a factor of {found.error:.2f}."
+    yield f"{watch.device.upper()} = Rates("
     for name, rate in asdict(found.rates).items():
         yield f"    {name}={rate!r},"
     yield ")"

@@ -64,7 +64,7 @@ def _copied(subject: Subject, steps: Steps) -> int:
 def _reason(subject: Subject, first: Draft, second: Draft) -> str:
     """What makes the second one dearer, by the largest difference between the two."""
     if second.price < first.price * _EQUAL:
-        return "the price is the same"
+        return "both cost the same"
     one, other = (_parts(subject, draft) for draft in (first, second))
     part = max(one, key=lambda name: other[name] - one[name])
     if part == "copies":

@@ -78,9 +78,7 @@ def choice(story: Explanation) -> str:
     other = story.runner_up
     if other is None:
         return ""
-    price = "at the same price" if other.price < 1.005 else f"at {other.price:.2f} times the price"
-    why = "" if other.price < 1.005 else f": {other.reason}"
-    return f"chosen over {other.steps}, {price}{why}"
+    return f"chosen over {other.steps}: {other.reason}"
 
 
 def assumption(story: Explanation) -> str:
