@@ -251,7 +251,7 @@ class Costs:
         """
         rates = self.rates
         each = rates.copy_number * 0.1 if inner else rates.copy_strided * 0.05
-        return count * each + (not inner) * rates.view * 0.5
+        return count * each + (not inner) * rates.view
 
 
 def near(layout: Layout, fold: Dim, contract: Dim) -> bool | None:

@@ -166,7 +166,9 @@ class _Program:
             if isinstance(step, Bmm) and step.bias is not None:
                 # The result is filled with the bias first, as a copy is.
                 made = elements(step.dims, self.costs.sizes)
-                call += rates.view + made * rates.copy_number * self.costs.scale
+                across = not flat(self.steps.dims(step.bias)[-1:])
+                each = rates.copy_strided if across else rates.copy_number
+                call += rates.view + made * each * self.costs.scale
         elif len(right) == 2:
             *front, columns = step.dims
             rows = flat(tuple(front))

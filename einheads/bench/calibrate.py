@@ -344,11 +344,12 @@ def tell(watch: Watch, count: int = 600, *, progress: bool = True) -> Iterator[s
         progress: whether to show a progress bar.
     """
     found = calibrate(watch, count, progress=progress)
-    yield f"# Fitted to {found.lowerings:,} timed lowerings of {found.lessons} contractions"
-    yield f"# ({watch.clock}, {watch.threads} thread{'s' * (watch.threads > 1)}). On contractions"
-    yield f"# that were kept back, the choice takes {found.fresh:.3f} times as long as the fastest"
-    yield f"# lowering in the geometric mean, {found.worst:.2f} times at worst; on those of the fit,"
-    yield f"# {found.seen:.3f} times. A price is typically off by a factor of {found.error:.2f}."
+    yield f"# {found.lowerings:,} timed lowerings of {found.lessons} contractions"
+    yield f"# counted: {watch.clock}; threads: {watch.threads}"
+    yield "# the chosen lowering against the fastest one, geometric mean:"
+    yield f"#   {found.fresh:.3f} on contractions that were kept back, {found.worst:.2f} at worst"
+    yield f"#   {found.seen:.3f} on those of the fit"
+    yield f"# a price is typically off by a factor of {found.error:.2f}"
     yield f"{watch.device.upper()} = Rates("
     for name, rate in asdict(found.rates).items():
         yield f"    {name}={rate!r},"
