@@ -220,9 +220,10 @@ class Costs:
         each += rows * columns * rates.result
         cost = batch * each
         # The larger operand only: in a stack, the smaller one may be expanded, and stays cached.
+        # What meets many rows or columns is multiplied for long enough to hide that it is read.
         read = batch * max(rows, columns) * contract
-        if read * self.itemsize > _L2_BYTES:
-            cost += read * rates.cold_operand
+        if read * self.itemsize > _L2_BYTES and min(rows, columns) < _HIDDEN:
+            cost += read * (1 - min(rows, columns) / _HIDDEN) * rates.cold_operand
         made = batch * rows * columns
         if stacked and made * self.itemsize > _L2_BYTES and contract < _HIDDEN:
             shown = made * (1 - contract / _HIDDEN)

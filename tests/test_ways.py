@@ -1,4 +1,4 @@
-"""The search: every way is right whatever the strides, few are written down, and copies are real."""
+"""The search: every way is right for all strides, few are written down, and copies are real."""
 
 import random
 from typing import Any
@@ -37,9 +37,8 @@ def drawn(shape: tuple[int, ...], kind: str, draw: random.Random) -> Tensor:
     if kind == "turned":
         order = list(range(len(shape)))
         draw.shuffle(order)
-        return normal(*(shape[k] for k in order)).permute(
-            [order.index(k) for k in order and range(len(order))]
-        )
+        stored = normal(*(shape[place] for place in order))
+        return stored.permute([order.index(place) for place in range(len(order))])
     if kind == "sliced":
         return normal(*(2 * size + 1 for size in shape))[tuple(slice(1, None, 2) for _ in shape)]
     if kind == "expanded":
@@ -83,10 +82,7 @@ def test_every_way_agrees_with_the_definition(number: int) -> None:
     for _ in range(4):
         tensors = [drawn(shape, draw.choice(KINDS), draw) for shape in shapes]
         bound, layouts = bound_for(pattern, tensors)
-        leaves = [
-            tensor.clone(memory_format=torch.preserve_format).requires_grad_() for tensor in tensors
-        ]
-        # The leaves may be dense where the tensor was expanded: both are strides to be right for.
+        leaves = [tensor.clone().requires_grad_() for tensor in tensors]
         plain = torch.einsum(pattern.replace(" ", ""), *leaves)
         weights = torch.randn_like(plain)
         expected = torch.autograd.grad((plain * weights).sum(), leaves)
@@ -115,7 +111,7 @@ def test_exactly_the_declared_copies_run(number: int) -> None:
     ]
     tensors = [drawn(shape, draw.choice(KINDS[:2]), draw) for shape in shapes]
     bound, layouts = bound_for(pattern, tensors)
-    free = 0
+    checked = 0
     for draft in drafts(bound, plan(bound), layouts, Traits(itemsize=8)):
         run = compile_source(write(draft.steps, ["x", "y"], title=pattern), "contract", "<way>")
         with CopyCounter() as counter:
@@ -125,8 +121,8 @@ def test_exactly_the_declared_copies_run(number: int) -> None:
             assert counter.copies.total() == len(draft.steps.copies), write(
                 draft.steps, ["x", "y"], title=pattern
             )
-        free += not draft.steps.copies
-    assert free >= 0
+            checked += 1
+    assert checked > 1
 
 
 class Counter:
@@ -214,7 +210,7 @@ def test_each_device_has_rates() -> None:
 
 
 def test_the_device_decides() -> None:
-    """Rows of dot products are a stack of products on the CPU, where that is faster, but not off it."""
+    """Rows of dot products are a stack of products where that is faster: on the CPU, not off it."""
     pattern, shapes = "n c, n c -> n", [(65536, 32), (65536, 32)]
     bound = bind(parse(pattern), shapes)
     off = lower(bound, plan(bound), traits=Traits(device="cuda"))

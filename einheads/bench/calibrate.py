@@ -33,6 +33,8 @@ from .search import Draft, drafts
 _FAR = 6.0
 # So many candidates of a lesson are timed: the cheapest by price, and others.
 _CHEAPEST, _OTHERS = 24, 12
+# How many contractions to learn from; every fourth is kept back to judge the fit.
+COUNT = 600
 # The names of the rates, in the order of their vectors.
 RATES = tuple(field.name for field in fields(Rates))
 
@@ -281,7 +283,7 @@ def _sums(values: Tensor, group: Tensor, count: int) -> Tensor:
 
 def calibrate(
     watch: Watch,
-    count: int = 600,
+    count: int | None = None,
     seed: int = 2026,
     dtype: torch.dtype = torch.float32,
     *,
@@ -291,12 +293,13 @@ def calibrate(
 
     Args:
         watch: how time is taken.
-        count: how many contractions; every fourth is kept back to judge the fit.
+        count: how many contractions, `COUNT` by default.
         seed: of the contractions.
         dtype: of all numbers.
         progress: whether to show a progress bar.
     """
     keep_memory()
+    count = COUNT if count is None else count
     bar = tqdm(
         lessons(count, seed),
         desc="calibrate",
@@ -335,15 +338,14 @@ def _mean(ratios: Sequence[float]) -> float:
     return math.exp(math.fsum(map(math.log, ratios)) / len(ratios))
 
 
-def tell(watch: Watch, count: int = 600, *, progress: bool = True) -> Iterator[str]:
+def tell(watch: Watch, *, progress: bool = True) -> Iterator[str]:
     """Calibrate, and give the lines to print: where the rates come from, and the rates.
 
     Args:
         watch: how time is taken.
-        count: how many contractions to learn from.
         progress: whether to show a progress bar.
     """
-    found = calibrate(watch, count, progress=progress)
+    found = calibrate(watch, progress=progress)
     yield f"# {found.lowerings:,} timed lowerings of {found.lessons} contractions"
     yield f"# counted: {watch.clock}; threads: {watch.threads}"
     yield "# the chosen lowering against the fastest one, geometric mean:"

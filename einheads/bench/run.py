@@ -122,19 +122,18 @@ def tell(options: Options, path: Path | None = None) -> Iterator[str]:
         yield from report.lines(result)
 
 
-def calibrated(options: Options, count: int = 600) -> Iterator[str]:
+def calibrated(options: Options) -> Iterator[str]:
     """Fit the rates of the cost model to this machine, and give them as lines of `rates.py`.
 
     Args:
         options: of which the device and the first number of threads are heeded.
-        count: how many contractions to learn from.
     """
     _check_device(options.device)
     yield from report.about(about(options))
     threads = options.threads[0]
     device = torch.device(options.device).type
     with _threads(threads):
-        yield from calibrate.tell(Watch(device, threads, 3, 1e-3), count, progress=options.progress)
+        yield from calibrate.tell(Watch(device, threads, 3, 1e-3), progress=options.progress)
 
 
 def about(options: Options) -> dict[str, Any]:
