@@ -71,6 +71,8 @@ if TYPE_CHECKING:
     )
     from .program import cache_clear, cache_info
     from .roles import ParameterRoles, param_groups, parameter_roles
+    from .tuned import load_tuned, save_tuned
+    from .tuning import Tuned, tune
 
 __version__ = "0.1.0"
 
@@ -119,6 +121,7 @@ __all__ = [
     "TokenMixer",
     "TransformerBlock",
     "Tucker",
+    "Tuned",
     "__version__",
     "accept_list",
     "cache_clear",
@@ -132,11 +135,14 @@ __all__ = [
     "from_einmix",
     "from_linears",
     "from_multihead_attention",
+    "load_tuned",
     "param_groups",
     "parameter_roles",
+    "save_tuned",
     "source",
     "stack",
     "to_linears",
+    "tune",
 ]
 
 # The names that need PyTorch, and the module of each.
@@ -181,6 +187,7 @@ _LAZY = {
     "TokenMixer": "layers",
     "TransformerBlock": "layers",
     "Tucker": "layers",
+    "Tuned": "tuning",
     "accept_list": "layers",
     "cache_clear": "program",
     "cache_info": "program",
@@ -192,10 +199,13 @@ _LAZY = {
     "from_einmix": "convert",
     "from_linears": "convert",
     "from_multihead_attention": "convert",
+    "load_tuned": "tuned",
     "param_groups": "roles",
     "parameter_roles": "roles",
+    "save_tuned": "tuned",
     "stack": "layers",
     "to_linears": "convert",
+    "tune": "tuning",
 }
 
 

@@ -7,7 +7,8 @@ input: where the outputs differ, it raises and names the difference.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,7 +23,6 @@ from .layers import (
     GroupedLinear,
     HeadLinear,
     ToHeads,
-    accept_list,
     stack,
 )
 
@@ -46,8 +46,8 @@ def from_linears(linears: Iterable[nn.Module], *, shared: bool = False) -> HeadL
         shared: whether all of them read the same input.
 
     Returns:
-        `HeadLinear` for `... h i`, or `ToHeads` for `... i`; both give `... h o`. It also loads
-        state dicts of the list, see `accept_list`.
+        `HeadLinear` for `... h i`, or `ToHeads` for `... i`; both give `... h o`, and load state
+        dicts of the list too.
 
     Raises:
         EinheadsError: the list holds something else, or linears that differ in more than values.
@@ -78,8 +78,8 @@ def from_linears(linears: Iterable[nn.Module], *, shared: bool = False) -> HeadL
         inputs = [x] * len(every) if shared else x.unbind(-2)
         return torch.stack([linear(one) for linear, one in zip(every, inputs, strict=True)], -2)
 
-    prove(layer, loop, [(3, sizes["i"]) if shared else (3, sizes["e"], sizes["i"])])
-    accept_list(layer, len(every))
+    shape = (3, sizes["i"]) if shared else (3, sizes["e"], sizes["i"])
+    prove(layer, loop, [shape], also=nn.ModuleList(every))
     return layer
 
 
@@ -128,7 +128,7 @@ def to_linears(layer: Einsum) -> nn.ModuleList:
             torch.cat(outputs, -1) if isinstance(layer, GroupedLinear) else torch.stack(outputs, -2)
         )
 
-    prove(layer, loop, [_shape_of_input(layer)])
+    prove(layer, loop, [_shape_of_input(layer)], also=linears)
     return linears
 
 
@@ -338,24 +338,38 @@ def prove(
     also: nn.Module | None = None,
 ) -> None:
     """Compare two modules on random input, both in evaluation mode; refuse a difference."""
-    first = next(ours.parameters())
-    if first.is_meta:
+    if next(ours.parameters()).is_meta:
         return
     modules = [one for one in (ours, also, theirs) if isinstance(one, nn.Module)]
     modes = [(part, part.training) for one in modules for part in one.modules()]
     generator = torch.Generator().manual_seed(0)
-    try:
-        for one in modules:
-            one.eval()
-        with torch.no_grad():
-            inputs = [
-                torch.randn(shape, generator=generator).to(first.device, first.dtype)
-                for shape in shapes
-            ]
+    with _in_double(modules), torch.no_grad():
+        try:
+            for one in modules:
+                one.eval()
+            like = next(ours.parameters())
+            inputs = [torch.randn(shape, generator=generator).to(like) for shape in shapes]
             compare(ours(*inputs), theirs(*inputs))
+        finally:
+            for part, mode in modes:
+                part.training = mode
+
+
+@contextmanager
+def _in_double(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Let modules compute in double precision for a while, where the device has it.
+
+    In half precision, rounding would hide that two heads have changed places.
+    """
+    every = {id(one): one for module in modules for one in module.parameters()}
+    kept = [(one, one.data) for one in every.values() if one.device.type != "mps"]
+    try:
+        for one, data in kept:
+            one.data = data.to(torch.complex128 if data.is_complex() else torch.float64)
+        yield
     finally:
-        for part, mode in modes:
-            part.training = mode
+        for one, data in kept:
+            one.data = data
 
 
 def compare(ours: Tensor, theirs: Tensor) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from .convert import compare, prove
 from .errors import EinheadsError
 from .layers import accept_list, stack
+from .layers.stacking import features, trace
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,6 @@ class Folded:
 
 class _KeptError(Exception):
     """Why a list is not folded."""
-
-
-class _Tracer(fx.Tracer):
-    """Follows the forward of one module, and looks into none of its parts."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
-        """All of them are called, not followed."""
-        return True
 
 
 def fold(module: nn.Module, *inputs: Any) -> Folded:
@@ -172,7 +165,7 @@ def _traced(owner: nn.Module) -> fx.Graph:
     try:
         for training in (True, False):
             owner.training = training
-            graphs.append(_Tracer().trace(owner))
+            graphs.append(trace(owner))
     except Exception as error:
         raise _KeptError(f"its forward cannot be traced: {str(error).splitlines()[0]}") from error
     finally:
@@ -298,14 +291,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 def _prove_stack(stacked: nn.Module, members: Sequence[nn.Module], *, shared: bool) -> None:
     """Compare the stack with its members on random input."""
-    sizes: list[int] = []
-    for part in members[0].modules():
-        if isinstance(part, nn.Linear):
-            sizes = [part.in_features]
-        elif isinstance(part, nn.LayerNorm):
-            sizes = list(part.normalized_shape)
-        if sizes:
-            break
+    sizes = features(members[0])
 
     def loop(x: Tensor) -> Tensor:
         inputs = [x] * len(members) if shared else x

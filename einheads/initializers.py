@@ -89,7 +89,8 @@ def fans(
 
 
 # What multiplies the variance of the last weight: the weights together have the scale of one.
-_GAINS = {"linear": 1 / 3, "lecun": 1.0, "kaiming": 2.0}
+# The third of "linear" is written as torch writes it, which differs in the last digit.
+_GAINS = {"linear": 2 / (1 + math.sqrt(5) ** 2), "lecun": 1.0, "kaiming": 2.0}
 
 
 def names() -> tuple[str, ...]:
@@ -131,7 +132,9 @@ def fill(
         bound = math.sqrt(6 / (fan_in + max(fan.fan_out(sizes), 1)))
         weight.uniform_(-bound, bound)
     else:
-        bound = math.sqrt(3 * (_GAINS[init] if last else 1.0) / fan_in)
+        # In the order in which torch rounds: after the same seed, the numbers are those of torch.
+        gain = _GAINS[init] if last else 1.0
+        bound = math.sqrt(3.0) * (math.sqrt(gain) / math.sqrt(fan_in))
         weight.uniform_(-bound, bound)
 
 
@@ -164,6 +167,7 @@ def fill_bias(bias: Tensor, fan_in: int, init: str | Initializer) -> None:
         init: as for the weights.
     """
     if init == "linear" and fan_in > 0:
-        bias.uniform_(-(fan_in**-0.5), fan_in**-0.5)
+        bound = 1 / math.sqrt(fan_in)
+        bias.uniform_(-bound, bound)
     else:
         bias.zero_()

@@ -41,6 +41,7 @@ def lower(
     bias: Dim | None = None,
     *,
     free: bool = False,
+    chosen: Sequence[Way] | None = None,
 ) -> Steps:
     """Choose the tensor operations for a plan.
 
@@ -60,20 +61,10 @@ def lower(
         bias: axes of a bias which is added to the result; it is the last input.
         free: whether the result may have its dimensions in any order, folded or not, since it is
             read by another program of ours; then it has no bias.
+        chosen: a way for each contraction, if somebody has measured which are the best.
     """
-    start = _start(bound, plan, layouts, traits, bias)
-    return (replace(start, output=None) if free else start).ranked()[0].steps
-
-
-def ranked(
-    bound: Bound,
-    plan: Plan,
-    layouts: Sequence[Layout] | None = None,
-    traits: Traits | None = None,
-    bias: Dim | None = None,
-) -> list[Draft]:
-    """The lowering that `lower` chooses, and then those that it was weighed against last."""
-    return _start(bound, plan, layouts, traits, bias).ranked()
+    start = _start(bound, plan, layouts, traits, bias, free=free)
+    return start.lower() if chosen is None else start.written(chosen).steps
 
 
 def drafts(
@@ -82,17 +73,24 @@ def drafts(
     layouts: Sequence[Layout] | None = None,
     traits: Traits | None = None,
     bias: Dim | None = None,
+    *,
+    free: bool = False,
 ) -> list[Draft]:
-    """Every lowering of a contraction of two operands, the cheapest by price first.
+    """Every lowering of one contraction, or the likeliest ones of several, the cheapest first.
 
     `lower` takes the first one; a tuner or a test wants them all.
     """
-    start = _start(bound, plan, layouts, traits, bias)
-    (step,) = plan.contractions
-    left, right = (start.build.known[start.values[one]] for one in (step.left, step.right))
+    start = _start(bound, plan, layouts, traits, bias, free=free)
+    if len(plan.contractions) == 1:
+        (step,) = plan.contractions
+        left, right = (start.build.known[start.values[one]] for one in (step.left, step.right))
+        every = ways(step, left, right, plan.sizes, start.traits, start.output, every=True)
+        schedules: list[tuple[Way, ...]] = [(way,) for _, way in every]
+    else:
+        schedules = start.schedules(_WIDE)
     found: dict[Steps, Draft] = {}
-    for _, way in ways(step, left, right, plan.sizes, start.traits, bound.output, every=True):
-        draft = start.written([way])
+    for chosen in schedules:
+        draft = start.written(chosen)
         found.setdefault(draft.steps, draft)
     return sorted(found.values(), key=lambda draft: draft.price)
 
@@ -104,10 +102,12 @@ class Draft:
     Attributes:
         steps: a complete lowering.
         price: in nanoseconds, the calls included.
+        ways: what was chosen for each contraction.
     """
 
     steps: Steps
     price: float
+    ways: tuple[Way, ...]
 
 
 def _start(
@@ -116,6 +116,8 @@ def _start(
     layouts: Sequence[Layout] | None,
     traits: Traits | None,
     bias: Dim | None,
+    *,
+    free: bool,
 ) -> _Lowering:
     dims = bound.operands if bias is None else (*bound.operands, tuple((name,) for name in bias))
     if layouts is None:
@@ -123,12 +125,15 @@ def _start(
         layouts = [contiguous(one, plan.sizes) for one in every]
     build = Builder(dims, plan.sizes, known=dict(enumerate(layouts)))
     values = [build.prepare(number, lonely) for number, lonely in enumerate(plan.lonely)]
-    return _Lowering(plan, bound.output, bound.needed, traits or Traits(), bias, build, values)
+    output = None if free else bound.output
+    return _Lowering(plan, output, bound.needed, traits or Traits(), bias, build, values)
 
 
 # How many schedules are followed, and how many are written down and priced exactly in the end.
 _BEAM = 8
 _WRITTEN = 3
+# How many are followed for somebody who measures them all.
+_WIDE = 32
 
 
 @dataclass
@@ -143,11 +148,11 @@ class _Lowering:
     build: Builder
     values: list[int]
 
-    def ranked(self) -> list[Draft]:
+    def lower(self) -> Steps:
         drafts = [self.written(chosen) for chosen in self.schedules()[:_WRITTEN]]
-        return sorted(drafts, key=lambda draft: draft.price)
+        return min(drafts, key=lambda draft: draft.price).steps
 
-    def schedules(self) -> list[tuple[Way, ...]]:
+    def schedules(self, width: int = _BEAM) -> list[tuple[Way, ...]]:
         """The likeliest ways to go through the contractions, by a rough price.
 
         The result of one step is born in a layout that may suit the next one or not, so the steps
@@ -176,7 +181,7 @@ class _Lowering:
                 ]
             found.sort(key=lambda entry: entry[0])
             if final:
-                beam = found[:_BEAM]
+                beam = found[:width]
                 continue
             left: set[tuple[tuple[Dim, str | None], ...]] = set()
             beam = []
@@ -188,7 +193,7 @@ class _Lowering:
                 if key not in left:
                     left.add(key)
                     beam.append(entry)
-                    if len(beam) == _BEAM:
+                    if len(beam) == width:
                         break
         return [chosen for _, chosen, _ in beam]
 
@@ -205,7 +210,8 @@ class _Lowering:
         layouts = [build.known[number] for number in range(len(build.inputs))]
         itemsize, dense = self.traits.itemsize, self.traits.dense
         rates = rates_for(self.traits.device)
-        return Draft(steps, price(steps, layouts, self.plan.sizes, itemsize, rates, dense=dense))
+        cost = price(steps, layouts, self.plan.sizes, itemsize, rates, dense=dense)
+        return Draft(steps, cost, tuple(chosen))
 
     def write(self, chosen: Sequence[Way]) -> int:
         values = self.values

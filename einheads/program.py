@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .candidates import Traits
+from .choices import Choice, fits, problem
 from .layout import Layout, layout
 from .lower import lower
 from .operands import Declaration, check_mixture, check_types, input_names, labels
@@ -74,21 +75,54 @@ class Program:
         return compile_source(text, "contract", f"{filename}, returning {tuple(results)}>")
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a program is asked for.
+
+    Attributes:
+        title: what it computes, in words.
+        names: what the tensors are called.
+        bound: the dimensions and sizes.
+        layouts: of the operands, then of the bias if there is one.
+        traits: device, dtype and whatever else matters.
+        bias: its axes.
+        free: whether the result may have any order of dimensions.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    bound: Bound
+    layouts: tuple[Layout, ...]
+    traits: Traits
+    bias: Dim | None = None
+    free: bool = False
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The size of every axis, or an example of it where a tracer has none yet."""
+        return {name: _hint(size) for name, size in self.bound.sizes.items()}
+
+    @property
+    def problem(self) -> str:
+        """What a measured choice belongs to."""
+        return problem(self.bound, self.sizes, self.layouts, self.traits, self.bias, free=self.free)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Lowered:
     """What is known of a class of calls.
 
     Attributes:
+        request: what was asked for, with the first sizes met.
         program: what runs.
         plan: the contractions that it makes, in order.
-        layouts: of the tensors that it takes.
         planned: whether a planned backward pays, by the tensors that need gradients; filled in by
             whoever finds out.
     """
 
+    request: Request
     program: Program
     plan: Plan
-    layouts: tuple[Layout, ...]
     planned: dict[tuple[bool, ...], bool] = field(default_factory=dict)
 
 
@@ -112,6 +146,11 @@ class _Cache:
         self.patterns: dict[str, Pattern] = {}
         self.per_pattern: dict[str, int] = {}
         self.compilations = 0
+        # What was measured; unlike programs it cannot be made again in no time, so it stays when
+        # there are too many programs.
+        self.choices: dict[str, Choice] = {}
+        # Where somebody wants to know which calls are made, they are noted here.
+        self.recorder: Callable[[Any, Any, Sequence[Tensor]], None] | None = None
 
     def clear(self) -> None:
         with self.lock:
@@ -167,6 +206,13 @@ class _Cache:
                 self.classes[key] = found
         return found
 
+    def forget(self, lowered: Lowered) -> None:
+        """Let the next calls of a class look for its program again."""
+        with self.lock:
+            self.signatures.clear()
+            for key in [key for key, found in self.classes.items() if found is lowered]:
+                del self.classes[key]
+
     def program(self, title: str, names: tuple[str, ...], steps: Steps) -> Program:
         """The program for some steps, compiled if it is a new one."""
         with self.lock:
@@ -213,8 +259,9 @@ def cache_info() -> CacheInfo:
 
 
 def cache_clear() -> None:
-    """Forget every program; the next call of each pattern plans and compiles again."""
+    """Forget every program and every tuned choice; the next calls plan and compile again."""
     cache.clear()
+    cache.choices.clear()
 
 
 def compile_source(source: str, name: str, filename: str) -> Callable[..., Tensor]:
@@ -281,7 +328,8 @@ def prepare(
     layouts = tuple(
         layout_of(one, tensor, bound) for one, tensor in zip(dims, tensors, strict=True)
     )
-    return Prepared(lowered(title, names, bound, layouts, traits, bias), bound, traits)
+    found = lowered(Request(title, names, bound, layouts, traits, bias))
+    return Prepared(found, bound, traits)
 
 
 def layout_of(dims: Dims, tensor: Tensor, bound: Bound) -> Layout:
@@ -290,38 +338,26 @@ def layout_of(dims: Dims, tensor: Tensor, bound: Bound) -> Layout:
     return layout(dims, [_hint(stride) for stride in tensor.stride()], sizes)
 
 
-def lowered(
-    title: str,
-    names: tuple[str, ...],
-    bound: Bound,
-    layouts: tuple[Layout, ...],
-    traits: Traits,
-    bias: Dim | None = None,
-    *,
-    free: bool = False,
-) -> Lowered:
-    """The program for dimensions and layouts, made if it is a new one.
-
-    Args:
-        title: what it computes, in words.
-        names: what the tensors are called.
-        bound: the dimensions and sizes.
-        layouts: of the operands, then of the bias if there is one.
-        traits: device, dtype and whatever else matters.
-        bias: its axes.
-        free: whether the result may have any order of dimensions.
-    """
-    sizes = {name: _hint(size) for name, size in bound.sizes.items()}
+def lowered(request: Request) -> Lowered:
+    """The program for a request, made if it is the first one of its class."""
+    bound, sizes = request.bound, request.sizes
     # Sizes within a factor of two are planned alike; the text is symbolic and right for all of
     # them.
     classes = tuple(size.bit_length() for size in sizes.values())
-    output = None if free else bound.output
-    key = (title, names, bound.operands, output, bound.needed, classes, layouts, traits)
+    output = None if request.free else bound.output
+    what = request.title, request.names, bound.operands, output, bound.needed
+    key = (*what, classes, request.layouts, request.traits)
 
     def make() -> Lowered:
         chosen = plan(bound, sizes)
-        steps = lower(bound, chosen, layouts, traits, bias, free=free)
-        return Lowered(cache.program(title, names, steps), chosen, layouts)
+        measured = cache.choices.get(request.problem) if cache.choices else None
+        ways = None if measured is None else measured.ways
+        if ways is not None and not fits(chosen, ways):
+            ways = None
+        layouts, traits, bias = request.layouts, request.traits, request.bias
+        steps = lower(bound, chosen, layouts, traits, bias, free=request.free, chosen=ways)
+        program = cache.program(request.title, request.names, steps)
+        return Lowered(request, program, chosen)
 
     return cache.lowered(key, make)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .errors import EinheadsError, kind, listed
 from .functional import einsum
-from .layers import Einsum
+from .layers import Einsum, LoRA
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +232,8 @@ def _told(module: nn.Module, own: Mapping[str, nn.Parameter]) -> dict[str, Param
     """What is known about the parameters of a module by its type."""
     if isinstance(module, Einsum):
         return _of_layer(module)
+    if isinstance(module, LoRA):
+        return _of_adapter(module)
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         # Norms over several axes have factors of several axes, which are no matrix all the same.
         return dict.fromkeys(own, ParameterRoles("vector", {}, {}))
@@ -271,6 +273,29 @@ def _of_layer(layer: Einsum) -> dict[str, ParameterRoles]:
     if layer.declared.bias is not None:
         axes = {axis: sizes[axis] for axis in layer.declared.bias}
         found["bias"] = ParameterRoles("vector", axes, roles["bias"], items=" ".join(axes))
+    return found
+
+
+def _of_adapter(adapter: LoRA) -> dict[str, ParameterRoles]:
+    """The factors: from the inputs of the weight to the rank, and from there to its outputs."""
+    fan = adapter.layer.fans[adapter.weight_name]
+    every = {axis for axes in adapter.axes.values() for axis in axes} - set(fan.roles)
+    (rank,) = every.difference(adapter.axes["down"][:1] if adapter.adapters else ())
+    found = {}
+    for name, inputs, outputs in (("down", fan.inputs, (rank,)), ("up", (rank,), fan.outputs)):
+        axes = adapter.axes[name]
+        batch = tuple(axis for axis in axes if axis not in (*inputs, *outputs))
+        shape = adapter.get_parameter(name).shape
+        roles = {axis: "rank" if axis == rank else fan.roles.get(axis, "batch") for axis in axes}
+        found[name] = ParameterRoles(
+            "matrix",
+            dict(zip(axes, shape, strict=True)),
+            roles,
+            batch,
+            outputs,
+            inputs,
+            " ".join(axes),
+        )
     return found
 
 

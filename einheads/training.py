@@ -21,7 +21,8 @@ from .gradients import BIAS, Pull, plannable, pulled, pulls, read, spelled
 from .layout import Layout, contiguous
 from .operands import Declaration, input_names
 from .price import layouts_of, price
-from .program import Lowered, Prepared, layout_of, lowered
+from .program import Lowered, Prepared, Request, cache, layout_of, lowered
+from .rates import rates_for
 from .sizes import Dims
 from .steps import elements
 from .unplanned import undone
@@ -38,12 +39,13 @@ class _Task:
 
     Attributes:
         pull: which one.
-        program: takes the gradient of the result, the other value if there is one, and sizes.
+        lowered: its program.
+        function: takes the gradient of the result, the other value if there is one, and sizes.
         extra: these sizes.
     """
 
     pull: Pull
-    program: Lowered
+    lowered: Lowered
     function: Callable[..., Tensor]
     extra: tuple[int, ...]
 
@@ -99,28 +101,42 @@ _NODE = 800.0
 
 
 def pays(schedule: Schedule) -> bool:
-    """Whether a planned backward is cheaper than autograd's own."""
-    prepared = schedule.prepared
-    known = prepared.lowered.planned
-    found = known.get(schedule.needs)
+    """Whether a planned backward is cheaper than autograd's own, as measured or by price."""
+    lower = schedule.prepared.lowered
+    found = lower.planned.get(schedule.needs)
     if found is None:
-        program, layouts = prepared.lowered.program, prepared.lowered.layouts
-        sizes, itemsize = prepared.lowered.plan.sizes, prepared.traits.itemsize
-        own = undone(program.steps, layouts, schedule.needs, sizes)
-        inputs = [contiguous(own.inputs[0], sizes), *layouts_of(program.steps, layouts, sizes)]
-        cost = price(own, inputs, sizes, itemsize) + _NODE * len(program.steps.steps)
-        planned = _FUNCTION
-        for task in schedule.predicted():
-            chosen = task.program
-            planned += _TASK + price(
-                chosen.program.steps,
-                chosen.layouts,
-                chosen.plan.sizes,
-                itemsize,
-                dense=task.pull.of < schedule.count,
-            )
-        found = known[schedule.needs] = planned < cost
+        measured = cache.choices.get(lower.request.problem) if cache.choices else None
+        key = "".join(str(int(need)) for need in schedule.needs)
+        found = None if measured is None else measured.planned.get(key)
+        if found is None:
+            found = _price_planned(schedule) < _price_undone(schedule)
+        lower.planned[schedule.needs] = found
     return found
+
+
+def _price_undone(schedule: Schedule) -> float:
+    lower = schedule.prepared.lowered
+    steps, layouts, sizes = lower.program.steps, lower.request.layouts, lower.plan.sizes
+    own = undone(steps, layouts, schedule.needs, sizes)
+    inputs = [contiguous(own.inputs[0], sizes), *layouts_of(steps, layouts, sizes)]
+    traits = lower.request.traits
+    rates = rates_for(traits.device)
+    return price(own, inputs, sizes, traits.itemsize, rates) + _NODE * len(steps.steps)
+
+
+def _price_planned(schedule: Schedule) -> float:
+    nanoseconds = _FUNCTION
+    for task in schedule.predicted():
+        request = task.lowered.request
+        nanoseconds += _TASK + price(
+            task.lowered.program.steps,
+            request.layouts,
+            request.sizes,
+            request.traits.itemsize,
+            rates_for(request.traits.device),
+            dense=request.traits.dense,
+        )
+    return nanoseconds
 
 
 class Schedule:
@@ -239,7 +255,7 @@ class Schedule:
     def planned(self, gradient: Layout) -> tuple[_Task, ...]:
         """The gradients, for the layout of the one that comes in."""
         bound, lower = self.prepared.bound, self.prepared.lowered
-        every = layouts_of(lower.program.steps, lower.layouts, lower.plan.sizes)
+        every = layouts_of(lower.program.steps, lower.request.layouts, lower.plan.sizes)
         places = (*range(self.count), *lower.program.steps.products)
         # The gradient of an inner value has whatever dimensions suit the one who makes it.
         made = {self.last: (bound.output, gradient)}
@@ -257,7 +273,7 @@ class Schedule:
             found = pulled(bound.pattern, dims, other, self.dims(pull.of), bound.sizes)
             title = f"gradient in {lower.program.title}: {spelled(found)}"
             traits = replace(self.prepared.traits, dense=not free)
-            chosen = lowered(title, names, found, layouts, traits, free=free)
+            chosen = lowered(Request(title, names, found, layouts, traits, free=free))
             steps = chosen.program.steps
             made[pull.of] = (
                 steps.dims(steps.result),

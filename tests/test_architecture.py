@@ -19,14 +19,14 @@ TORCH_FREE = re.findall(
     r"\w+",
     """
     errors pattern given sizes layout plan steps rates costs price candidates ways build lower
-    source gradients unplanned explain
+    source gradients choices unplanned explain
     """,
 )
 WITH_TORCH = re.findall(
     r"\w+",
     """
-    operands program training call functional initializers layers roles convert folding shard bench
-    demo __main__
+    operands stopwatch program training call functional initializers layers roles convert folding
+    shard tuned tuning bench demo __main__
     """,
 )
 ORDER = [*TORCH_FREE, *WITH_TORCH]

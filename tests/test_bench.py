@@ -21,7 +21,6 @@ from einheads.bench import training as training_module
 from einheads.bench.agreement import Disagreement, agree, reference
 from einheads.bench.cases import Case, Suite, case
 from einheads.bench.contestants import EINHEADS, FORWARD, Contestant, letters
-from einheads.bench.measure import Limits, Racer, Times, Watch, limits, race
 from einheads.bench.probes import CopyCounter, copies, memory, overhead
 from einheads.bench.races import forward, operands_for
 from einheads.bench.report import lines
@@ -30,6 +29,7 @@ from einheads.bench.search import drafts, fastest
 from einheads.bench.suites import random_cases
 from einheads.bench.tccg import tccg
 from einheads.bench.training import training
+from einheads.stopwatch import Limits, Racer, Times, Watch, limits, race
 
 QUICK = Watch(rounds=1, span=1e-6)
 FREE = Limits(1e9, {1: 1e9})

@@ -13,8 +13,8 @@ from einheads.__main__ import main
 from einheads.bench import calibrate as calibrate_module
 from einheads.bench import suites
 from einheads.bench.calibrate import RATES, Answer, Lesson, judged, lessons, study, units
-from einheads.bench.measure import Watch
 from einheads.rates import CPU, Rates
+from einheads.stopwatch import Watch
 
 
 def test_lessons_are_no_cases_of_a_suite() -> None:

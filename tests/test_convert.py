@@ -22,7 +22,7 @@ from einheads import (
     Linear,
     ToHeads,
 )
-from einheads.convert import compare
+from einheads.convert import compare, prove
 
 DOUBLE: dict[str, Any] = {"dtype": torch.float64}
 
@@ -95,7 +95,7 @@ class TestLinears:
         """A model with the layer in place of the list loads checkpoints of both."""
         old, new = nn.Module(), nn.Module()
         old.lins = linears()
-        new.lins = einheads.from_linears(linears())
+        new.lins = HeadLinear(h=3, i=5, o=7, **DOUBLE)
         new = copy.deepcopy(new)  # the hook survives
         assert str(new.load_state_dict(old.state_dict())) == "<All keys matched successfully>"
         x = randn(4, 3, 5)
@@ -110,6 +110,31 @@ class TestLinears:
         uneven = old.state_dict() | {"lins.1.weight": torch.ones(7, 6)}
         with pytest.raises(EinheadsError, match=r"^'lins\.\*\.weight' have different shapes"):
             new.load_state_dict(uneven)
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda: HeadLinear(h=3, i=5, o=7, **DOUBLE),
+            lambda: ToHeads(h=3, i=5, o=7, **DOUBLE),
+            lambda: GroupedLinear(g=3, i=5, o=7, **DOUBLE),
+            lambda: EnsembleLinear(e=3, i=5, o=7, **DOUBLE),
+            lambda: einheads.from_linears(linears()),
+            lambda: einheads.stack(list(linears())),
+        ],
+        ids=["HeadLinear", "ToHeads", "GroupedLinear", "EnsembleLinear", "converted", "stacked"],
+    )
+    def test_every_stack_loads_the_list(self, make: Callable[[], Einsum]) -> None:
+        """Whatever stands for a list of linears takes its checkpoint, at the top and inside."""
+        every, layer = linears(), make()
+        for module, state in (
+            (layer, every.state_dict()),
+            (nn.ModuleDict({"lins": make()}), nn.ModuleDict({"lins": every}).state_dict()),
+        ):
+            module.load_state_dict(state, strict=True)
+            weight, bias = (value for _, value in module.named_parameters())
+            for k, linear in enumerate(every):
+                assert torch.equal(weight[k], linear.weight)
+                assert torch.equal(bias[k], linear.bias)
 
 
 class TestOthers:
@@ -250,6 +275,84 @@ def test_refusals() -> None:
             call()
         assert caught.value.sentence == sentence
         assert caught.value.notes
+
+
+CONVERSIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], Any]]] = {
+    "from_linears": (
+        lambda **o: nn.ModuleList(nn.Linear(5, 7, **o) for _ in range(3)),
+        einheads.from_linears,
+    ),
+    "from_linears, shared": (
+        lambda **o: nn.ModuleList(nn.Linear(5, 7, **o) for _ in range(3)),
+        lambda every: einheads.from_linears(every, shared=True),
+    ),
+    "to_linears": (lambda **o: HeadLinear(h=3, i=5, o=7, **o), einheads.to_linears),
+    "from_einmix": (
+        lambda **o: EinMix("b (h i) -> b h o", "h i o", "h o", h=3, i=5, o=7).to(**o),
+        einheads.from_einmix,
+    ),
+    "from_multihead_attention": (
+        lambda **o: nn.MultiheadAttention(6, 2, **o),
+        einheads.from_multihead_attention,
+    ),
+    "from_conv": (lambda **o: nn.Conv2d(6, 9, 1, groups=3, **o), einheads.from_conv),
+    "from_bilinear": (lambda **o: nn.Bilinear(3, 5, 7, **o), einheads.from_bilinear),
+}
+
+
+@pytest.mark.parametrize(("make", "convert"), CONVERSIONS.values(), ids=CONVERSIONS)
+class TestEveryConversion:
+    """What all of them keep, and how all of them prove themselves."""
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+    @pytest.mark.parametrize("training", [False, True])
+    def test_what_is_kept(
+        self, make: Any, convert: Any, dtype: torch.dtype, *, training: bool
+    ) -> None:
+        """Dtype, device, `requires_grad` and mode; the source stays as it was, to the last bit."""
+        source = make(dtype=dtype).train(training)
+        for name, parameter in source.named_parameters():
+            parameter.requires_grad_("bias" in name)
+            parameter.grad = torch.zeros_like(parameter) if "bias" in name else None
+        before = {name: value.clone() for name, value in source.state_dict().items()}
+        result = convert(source)
+        assert {part.training for part in result.modules()} == {training}
+        for name, parameter in result.named_parameters():
+            assert (parameter.dtype, parameter.device.type) == (dtype, "cpu")
+            assert parameter.requires_grad is ("bias" in name)
+            assert parameter.grad is None
+        numbers = torch.cat([value.flatten() for value in result.parameters()])
+        assert torch.equal(
+            numbers.sort().values, torch.cat([v.flatten() for v in before.values()]).sort().values
+        )
+        assert {part.training for part in source.modules()} == {training}
+        for name, value in source.named_parameters():
+            assert value.dtype == dtype
+            assert torch.equal(value, before[name])
+
+    def test_without_storage(self, make: Any, convert: Any) -> None:
+        """On the meta device there is nothing to compare, and the result is there too."""
+        result = convert(make(device="meta"))
+        assert {value.device.type for value in result.parameters()} == {"meta"}
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+    def test_a_mistake_is_found(
+        self, make: Any, convert: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One number that differs a little is an error that says by how much."""
+        source = make(dtype=dtype)
+        for parameter in source.parameters():
+            nn.init.normal_(parameter)
+
+        def spoiled(ours: nn.Module, *arguments: Any, **options: Any) -> None:
+            weight = next(value for value in ours.parameters() if value.ndim > 1)
+            with torch.no_grad():
+                weight.view(-1)[3] *= 1 + 4 * torch.finfo(dtype).eps
+            prove(ours, *arguments, **options)
+
+        monkeypatch.setattr("einheads.convert.prove", spoiled)
+        with pytest.raises(EinheadsError, match=r"changed the output by up to \d\S+, for values"):
+            convert(source)
 
 
 def test_a_wrong_conversion_is_an_error() -> None:

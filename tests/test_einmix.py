@@ -2,16 +2,22 @@
 
 import pickle
 import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from einops import EinopsError
 from einops.layers.torch import EinMix as Theirs
+from einops.tests import parse_backends_to_test, test_layers
 from torch import nn
 
 import einheads
 import laws
-from einheads import EinMix
+from einheads import EinheadsError, EinMix
 
 # pattern, weight, bias, sizes, shape of an input
 CASES: dict[str, tuple[str, str, str | None, dict[str, int], tuple[int, ...]]] = {
@@ -75,6 +81,15 @@ CASES: dict[str, tuple[str, str, str | None, dict[str, int], tuple[int, ...]]] =
 
 every_case = pytest.mark.parametrize("name", CASES)
 pytestmark = pytest.mark.filterwarnings("ignore:EinMix. weight has no dimensions")
+
+
+@contextmanager
+def deprecated() -> Iterator[None]:
+    """Einops tests with a tracer that torch calls deprecated, and that warns of checks of sizes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        yield
 
 
 def both(name: str) -> tuple[EinMix, Theirs]:
@@ -193,6 +208,46 @@ class TestDropIn:
         return " ".join(words)
 
 
+class TestShipped:
+    """The tests that einops ships in its wheel, with our layer in the place of theirs."""
+
+    @pytest.fixture
+    def shipped(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+        """The file of einops' tests; it reads from the environment what to test."""
+        monkeypatch.setenv("EINOPS_TEST_BACKENDS", "numpy,torch")
+        parse_backends_to_test.cache_clear()
+        monkeypatch.setattr("einops.layers.torch.EinMix", EinMix)
+        yield test_layers
+        parse_backends_to_test.cache_clear()
+
+    def test_in_a_model(self, shipped: ModuleType) -> None:
+        """A model with two of them: its state dict is pickled and loaded, the model is traced."""
+        kinds = {type(part) for part in shipped.create_torch_model().modules()}
+        assert EinMix in kinds
+        assert Theirs not in kinds
+        with deprecated():
+            shipped.test_torch_layer()
+
+    def test_in_a_scripted_model(self, shipped: ModuleType) -> None:
+        """The model is compiled by `torch.jit.script`."""
+        with deprecated():
+            shipped.test_torch_layers_scripting()
+
+    def test_restrictions(self, shipped: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What einops refuses is refused."""
+        refused = []
+
+        def make(*arguments: Any, **options: Any) -> EinMix:
+            with pytest.raises(EinheadsError) as caught:
+                EinMix(*arguments, **options)
+            refused.append(caught.value)
+            raise EinopsError from caught.value
+
+        monkeypatch.setattr("einops.layers._einmix._EinmixDebugger", make)
+        shipped.test_einmix_restrictions()
+        assert len(refused) == 4
+
+
 class TestBeyond:
     """What einops' layer cannot do."""
 
@@ -274,5 +329,5 @@ class TestRefusals:
         """Texts are texts, and a call takes one input."""
         with pytest.raises(TypeError, match="weight_shape is a text, not"):
             EinMix("a -> a", ("a",), a=2)  # type: ignore[arg-type]
-        with pytest.raises(einheads.SizeError, match="takes 1 input, but 2 came"):
+        with pytest.raises(TypeError, match="takes 2 positional arguments but 3 were given"):
             EinMix("a -> a", "a", a=2)(torch.ones(2), torch.ones(2))

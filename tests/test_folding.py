@@ -22,6 +22,21 @@ def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).double()
 
 
+class Residual(nn.Module):
+    """A member of a class of its own, with a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Linear(4, 3)
+        self.norm = nn.LayerNorm(5)
+        self.up = nn.Linear(5, 4)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Norm, up, bend, down."""
+        return self.down(torch.relu(self.up(self.norm(x))))  # type: ignore[no-any-return]
+
+
 class Loop(nn.Module):
     """A list and a forward that is given."""
 
@@ -62,7 +77,22 @@ def backwards(m: Any, x: Tensor) -> Any:
     return torch.stack([m.lins[k](x[:, k] * (k + 1)) for k in (2, 0, 3, 1)])
 
 
+def zipped(m: Any, x: Tensor) -> Any:
+    """Each reads its part of a value that is taken apart by the loop."""
+    return torch.stack([lin(part) for lin, part in zip(m.lins, x.unbind(1))], 1)  # noqa: B905
+
+
+def zipped_last(m: Any, x: Tensor) -> Any:
+    """The same, with the list behind the value."""
+    results = []
+    for number, (part, lin) in enumerate(zip(x.transpose(0, 1), m.lins)):  # noqa: B905
+        results.append(lin(part) + number)
+    return torch.stack(results, 1)
+
+
 FOLDED = {
+    "zipped": (zipped, (7, 4, 5)),
+    "zipped last": (zipped_last, (7, 4, 5)),
     "shared": (concatenated, (7, 5)),
     "sliced": (sliced, (7, 4, 5)),
     "accumulated": (accumulated, (7, 4, 5)),
@@ -70,7 +100,7 @@ FOLDED = {
 }
 
 
-@pytest.mark.parametrize("make", [LINEAR, mlp], ids=["linears", "mlps"])
+@pytest.mark.parametrize("make", [LINEAR, mlp, Residual], ids=["linears", "mlps", "classes"])
 @pytest.mark.parametrize(("forward", "shape"), FOLDED.values(), ids=FOLDED)
 class TestFolded:
     """What is replaced."""
@@ -151,6 +181,11 @@ def changing(m: Any, x: Tensor) -> Any:
     return torch.stack(results)
 
 
+def over_rows(m: Any, x: Tensor) -> Any:
+    """A loop over a value alone, whose length is not known."""
+    return torch.stack([concatenated(m, row) for row in x])
+
+
 _UNTRACED = (
     "its forward cannot be traced: symbolically traced variables cannot be used as inputs to "
     "control flow"
@@ -163,6 +198,11 @@ KEPT = {
         deciding,
         (7, 5),
         _UNTRACED,
+    ),
+    "over rows": (
+        over_rows,
+        (4, 5),
+        "its forward cannot be traced: more than 1024 turns of a loop over 'x'",
     ),
     "moody": (moody, (7, 5), "its forward depends on the mode, training or evaluation"),
     "changing": (changing, (7, 4, 5), "between its calls, 'mul_' changes something in place"),

@@ -1,5 +1,6 @@
 """`LoRA` on layers of every kind, against the layer with the updated weight."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -195,6 +196,142 @@ class TestSeveralAdapters:
         assert "adapters=3" in repr(layer)
 
 
+# A layer of several weights or inputs, the weight, and the shapes of the inputs.
+SEVERAL: dict[str, tuple[Callable[..., Any], str, tuple[tuple[int, ...], ...]]] = {
+    "low rank, down": (lambda **o: einheads.LowRank(i=3, r=4, o=5, **o), "down", ((4, 3),)),
+    "low rank per head, up": (
+        lambda **o: einheads.LowRank(h=2, i=3, r=4, o=5, **o),
+        "up",
+        ((4, 2, 3),),
+    ),
+    "monarch": (lambda **o: einheads.Monarch(k=3, p=5, q=2, s=7, **o), "weight_2", ((4, 15),)),
+    "ring": (
+        lambda **o: einheads.TensorRing(i=(3, 5), o=(2, 7), r=2, **o),
+        "weight_1",
+        ((4, 15),),
+    ),
+    "tucker, core": (
+        lambda **o: einheads.Tucker(i=(3, 5), o=(2, 7), r=2, s=3, **o),
+        "weight_3",
+        ((4, 15),),
+    ),
+    "bilinear": (lambda **o: einheads.Bilinear(3, 5, 7, **o), "weight", ((4, 3), (4, 5))),
+    "hyper": (lambda **o: einheads.HyperLinear(i=3, z=5, o=7, **o), "weight", ((4, 2, 3), (4, 5))),
+    "named samples": (
+        lambda **o: Einsum("b t r, b z, o r z -> b t o", inputs=2, r=3, z=5, o=7, **o),
+        "weight",
+        ((4, 2, 3), (4, 5)),
+    ),
+    "einmix": (
+        lambda **o: einheads.EinMix("a ... (b c) -> a (... d b)", "c d b", b=2, c=3, d=5, **o),
+        "weight",
+        ((4, 7, 2, 6),),
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "name", "shapes"), SEVERAL.values(), ids=SEVERAL)
+class TestSeveralWeightsOrInputs:
+    """A layer is linear in each of its weights, so any of them can have an update."""
+
+    def test_updated_weight(
+        self, make: Callable[..., Any], name: str, shapes: tuple[tuple[int, ...], ...]
+    ) -> None:
+        """The outputs are those of the layer with the updated weight, for each sample its own."""
+        inputs = [randn(*shape) for shape in shapes]
+        one = LoRA(make(**DOUBLE), r=2, weight=name)
+        several = LoRA(make(**DOUBLE), r=2, weight=name, adapters=3)
+        for layer in (one, several):
+            nn.init.normal_(layer.up)
+
+        def updated(layer: LoRA, adapter: int | None = None) -> Tensor:
+            parameters = dict(layer.layer.named_parameters())
+            parameters[name] = parameters[name] + layer.update(adapter)
+            return torch.func.functional_call(  # type: ignore[no-any-return]
+                layer.layer, parameters, tuple(inputs)
+            )
+
+        laws.close(one(*inputs), updated(one))
+        assert (one(*inputs) - one.layer(*inputs)).abs().max() > 1e-3
+        index = torch.tensor([2, 0, 2, 1])
+        actual = several(*inputs, index)
+        for sample, adapter in enumerate(index.tolist()):
+            laws.close(actual[sample], updated(several, adapter)[sample])
+        laws.close(several(*inputs, adapter=index), actual)
+        expected = one(*inputs)
+        laws.close(one.merge()(*inputs), expected)
+        assert f"weight={name!r}" in repr(one) or len(one.layer.declared.names) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_unmerge_is_exact(dtype: torch.dtype) -> None:
+    """A weight comes back to the last digit, however small it is beside the update."""
+    layer = LoRA(einheads.HeadLinear(h=2, i=3, o=5, dtype=dtype), r=2, alpha=1000)
+    nn.init.normal_(layer.up)
+    before = layer.layer.weight.clone()
+    layer.merge()
+    assert not torch.equal(layer.layer.weight - layer.update(), before)
+    layer.unmerge()
+    assert torch.equal(layer.layer.weight, before)
+
+
+def test_state_dict_of_a_merged_layer() -> None:
+    """It has the weight without the update, which would count twice; the layer's has it."""
+    make = lambda: nn.Sequential(adapted(CASES["head linear"]))  # noqa: E731
+    model, other, x = make(), make(), randn(4, 7, 2, 3)
+    before = model.state_dict()["0.layer.weight"].clone()
+    expected = model(x)
+    merged = model[0].merge()
+    assert set(model.state_dict()) == set(other.state_dict())
+    assert torch.equal(model.state_dict()["0.layer.weight"], before)
+    other.load_state_dict(model.state_dict(), strict=True)
+    laws.close(other(x), expected)
+    plain = CASES["head linear"].make(**DOUBLE)
+    plain.load_state_dict(merged.state_dict(), strict=True)
+    laws.close(plain(x), expected)
+    with pytest.raises(EinheadsError, match=r"^the update is merged, so a weight that is loaded"):
+        model.load_state_dict(other.state_dict())
+    twin = copy.deepcopy(model)
+    twin[0].unmerge()
+    assert torch.equal(twin[0].layer.weight, before)
+
+
+def test_inside_of_a_block() -> None:
+    """Projections of attention can be adapted, with the cache too; so can a pair with a mask."""
+    layer = einheads.Attention(i=6, h=2, causal=True, **DOUBLE)
+    for name in ("query", "key", "value", "output"):
+        part = LoRA(layer.get_submodule(name), r=2)
+        nn.init.normal_(part.up)
+        setattr(layer, name, part)
+    x = randn(2, 5, 6)
+    with torch.no_grad():
+        cache = layer.cache(2, s=5)
+        steps = [layer(part, cache=cache) for part in x.split(1, 1)]
+    laws.close(torch.cat(steps, 1), layer(x))
+    mean = einheads.OuterProductMean(m=3, c=5, z=7, **DOUBLE)
+    x, mask = randn(4, 6, 3), torch.rand(4, 6) < 0.6
+    expected = mean(x, mask)
+    mean.pair = LoRA(mean.pair, r=2)
+    laws.close(mean(x, mask), expected)
+    assert LoRA(einheads.Linear(3, 5, bias=False), r=2).bias is None
+
+
+def test_roles_of_the_factors() -> None:
+    """An optimizer sees the factors as matrices, a stack of them for the adapters."""
+    layer = LoRA(einheads.HeadLinear(h=2, i=3, o=5), r=4, adapters=7)
+    roles = einheads.parameter_roles(layer)
+    assert (roles["down"].kind, roles["up"].kind) == ("matrix", "matrix")
+    assert (roles["down"].fan_in, roles["up"].fan_in) == (3, 4)
+    assert roles["down"].stack(layer.down).shape == (14, 4, 3)
+    assert roles["up"].stack(layer.up).shape == (14, 5, 4)
+    assert torch.equal(roles["up"].stack(layer.up), layer.up.flatten(0, 1))
+    taken = LoRA(Einsum("b r, r adapter -> b adapter", r=3, adapter=5), r=4, adapters=7)
+    assert taken.axes == {"down": ("adapter_", "r_", "r"), "up": ("adapter_", "adapter", "r_")}
+    assert einheads.parameter_roles(taken)["up"].stack(taken.up).shape == (7, 5, 4)
+    groups = einheads.param_groups(layer)
+    assert [name for group in groups for name in group["names"]] == ["down", "up"]
+
+
 def test_scale() -> None:
     """`down` starts like a linear of the same inputs, whatever stands beside the matrices."""
     layer = LoRA(einheads.FromHeads(h=4, i=25, o=7), r=50)
@@ -213,19 +350,24 @@ def test_refusals() -> None:
         ),
         (
             lambda: LoRA(einheads.LowRank(i=3, r=2, o=5), r=2),
-            "an update goes beside one weight and reads one input",
+            "the layer has 2 weights: down, up",
         ),
         (
-            lambda: LoRA(einheads.Bilinear(2, 3, 5), r=2),
-            "an update goes beside one weight and reads one input",
+            lambda: LoRA(einheads.LowRank(i=3, r=2, o=5), r=2, weight="upp"),
+            "the layer has 2 weights: down, up; not 'upp'",
+        ),
+        (lambda: LoRA(Einsum("b i -> i b"), r=2), "the layer has no weight"),
+        (
+            lambda: LoRA(einheads.CP(i=(3, 5), o=(2, 7), r=4), r=2, weight="weight_2"),
+            "the weight 'r i2' has no matrices, so nothing of low rank fits",
+        ),
+        (
+            lambda: LoRA(Einsum("b i, i i o -> b o", diagonal=True, i=3, o=5), r=2),
+            "the weight 'i i o' has no matrices, so nothing of low rank fits",
         ),
         (
             lambda: LoRA(einheads.Scale("d", d=3), r=2),
             "the weight 'd' has no matrices, so nothing of low rank fits",
-        ),
-        (
-            lambda: LoRA(Einsum("... i, r i -> ... r", i=3, r=5), r=2),
-            "axis 'r' is the name of an axis of the update",
         ),
         (lambda: LoRA(linear(), r=0), "r=0 is no number of one or more"),
         (

@@ -465,6 +465,10 @@ class TestErrors:
             with pytest.raises(einheads.SizeError, match=r"'... h t s' = \(2, 6, 7, 11\)"):
                 layer(x, context, mask=torch.zeros(shape))
         layer(x, context, mask=torch.zeros(T, S))
+        with pytest.raises(TypeError, match=r"added to the scores, not torch.int64; write: mask.b"):
+            layer(x, context, mask=torch.ones(T, S, dtype=torch.int64))
+        narrow = torch.zeros(T, S, dtype=torch.float16)
+        torch.testing.assert_close(layer(x, context, mask=narrow), layer(x, context))
 
     def test_causal_context(self) -> None:
         """A context has no order in common with the input."""

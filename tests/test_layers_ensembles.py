@@ -1,5 +1,6 @@
 """Ensembles against loops over their members, and stacks of whole models."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -114,6 +115,51 @@ def mlp() -> nn.Module:
     ).double()
 
 
+class Inner(nn.Module):
+    """A model of the user's own, whose parts are registered in another order than they are used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Linear(7, 5)
+        self.up = nn.Linear(5, 7)
+        self.drop = nn.Dropout(0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Two linears, a bend that is a function, and the input again."""
+        return x + 0.5 * self.drop(self.down(functional.gelu(self.up(x)))).tanh()
+
+
+class Outer(nn.Module):
+    """A model with a model in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(5)
+        self.inners = nn.ModuleList([Inner()])
+        self.head = nn.Sequential(nn.ReLU(), nn.Linear(5, 3, bias=False))
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """In the order of their names."""
+        return self.head(self.inners[0](self.norm(x)) - x)  # type: ignore[no-any-return]
+
+
+class Strange(nn.Module):
+    """A model that does as it is told."""
+
+    def __init__(self, told: Callable[[Any, Tensor], Any], **options: Any) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(5, 5), nn.Linear(5, 5)
+        self.told = told
+        for name, value in options.items():
+            setattr(self, name, value)
+
+    def forward(self, x: Tensor) -> Any:
+        """As told."""
+        return self.told(self, x)
+
+
+CONTROL = "symbolically traced variables cannot be used as inputs to control flow"
 _ARGUMENTS = (
     "modules 0 and 1 differ in arguments: in_features=2, out_features=3, bias=True "
     "and in_features=2, out_features=4, bias=True"
@@ -148,6 +194,80 @@ class TestStack:
         for number, grad in enumerate(grads[1:]):
             laws.close(grad, torch.stack(theirs[1 + 3 * number : 4 + 3 * number]))
 
+    @pytest.mark.parametrize("shared", [False, True])
+    @pytest.mark.parametrize("leading", [(), (4,)], ids=str)
+    def test_models_of_ones_own(self, leading: tuple[int, ...], *, shared: bool) -> None:
+        """A class with a forward is stacked too, and what holds for all of them holds for it."""
+        models = [Outer() for _ in range(3)]
+        for model in models:
+            for parameter in model.parameters():
+                nn.init.normal_(parameter)
+        stacked = einheads.stack(models, shared=shared)
+        x = randn(*([] if shared else [3]), *leading, 5)
+        expected = torch.stack([model(x if shared else x[k]) for k, model in enumerate(models)])
+        laws.close(stacked(x), expected)
+        leaves = list(stacked.parameters())
+        columns = zip(*(model.parameters() for model in models), strict=True)
+        theirs = checks.gradients(expected, [one for column in columns for one in column])
+        for number, one in enumerate(checks.gradients(stacked(x), leaves)):
+            laws.close(one, torch.stack(theirs[3 * number : 3 * number + 3]))
+        assert list(stacked.state_dict()) == list(models[0].state_dict())
+        assert "EnsembleLinear(e=3, i=5, o=7" in repr(stacked)
+        twin = copy.deepcopy(stacked)
+        twin.load_state_dict(stacked.state_dict(), strict=True)
+        laws.close(twin(x), expected)
+
+    @pytest.mark.parametrize(
+        ("told", "options", "why"),
+        [
+            (lambda m, x: m.two(m.one(x)).flatten(), {}, "a Strange that calls 'flatten'"),
+            (lambda m, x: m.one(x), {}, "a Strange that does not use 'two.weight'"),
+            (
+                lambda m, x: m.two(m.one(m.one(x))),
+                {},
+                "a Strange that calls 'one' otherwise than once",
+            ),
+            (
+                lambda m, x: (m.one(x), m.two(x)),
+                {},
+                "a Strange that returns more than one value",
+            ),
+            (
+                lambda m, x: m.two(m.one(x) if m.training else x),
+                {},
+                "a Strange whose forward depends on its mode or its attributes",
+            ),
+            (
+                lambda m, x: m.two(m.one(x)) if x.sum() > 0 else x,
+                {},
+                "a Strange whose forward cannot be traced (" + CONTROL + ")",
+            ),
+            (
+                lambda m, x: m.two(m.one(x)),
+                {"table": nn.Parameter(torch.ones(5))},
+                "a Strange",
+            ),
+        ],
+        ids=["reshape", "unused", "twice", "several", "mode", "control", "parameter"],
+    )
+    def test_models_that_cannot_be_stacked(self, told: Any, options: Any, why: str) -> None:
+        """Each with the reason."""
+        models = [Strange(told, **{k: copy.deepcopy(v) for k, v in options.items()}) for _ in "12"]
+        with pytest.raises(EinheadsError) as caught:
+            einheads.stack(models)
+        assert caught.value.sentence == f"{why} cannot be stacked"
+        assert all(part.training for model in models for part in model.modules())
+
+    def test_attributes_that_differ(self) -> None:
+        """Numbers that are no parameters have to be the same in all members."""
+        told: Any = lambda m, x: m.two(m.one(x) * m.scale)  # noqa: E731
+        same = [Strange(told, scale=2.0) for _ in range(2)]
+        x = torch.randn(2, 4, 5)
+        expected = torch.stack([model(one) for model, one in zip(same, x, strict=True)])
+        torch.testing.assert_close(einheads.stack(same)(x), expected)
+        with pytest.raises(EinheadsError, match="depends on its mode or its attributes"):
+            einheads.stack([Strange(told, scale=2.0), Strange(told, scale=3.0)])
+
     def test_ensemble(self) -> None:
         """`ensemble` builds the members itself; each starts as the factory makes it."""
         torch.manual_seed(5)
@@ -157,6 +277,7 @@ class TestStack:
         x = randn(4, 5)
         laws.close(stacked(x), torch.stack([model(x) for model in models]))
         checks.compiles(stacked, x)
+        checks.compiles(einheads.ensemble(Outer, 2), randn(2, 4, 5))
 
     def test_what_is_kept(self) -> None:
         """The dtype, the mode and `requires_grad` of each parameter are those of the members."""

@@ -327,6 +327,19 @@ class TestFits:
         other = Einsum("b g a, g a z -> b g z", bias=True, g=2, a=5, z=7, dtype=torch.float64)
         laws.close(LowRank.from_dense(other, r=5).layer(x), other(x))
 
+    @pytest.mark.parametrize("frozen", ["weight", "bias"])
+    def test_frozen_parts(self, frozen: str) -> None:
+        """Weight and bias are frozen or trained each for itself, there and back."""
+        linear = nn.Linear(6, 15)
+        linear.get_parameter(frozen).requires_grad_(False)
+        layer = LowRank.from_dense(linear, r=3).layer
+        for module in (layer, layer.to_dense()):
+            for name, value in module.named_parameters():
+                assert value.requires_grad is ((name == "bias") is (frozen == "weight"))
+        state = torch.get_rng_state()
+        layer.to_dense()
+        assert torch.equal(state, torch.get_rng_state())
+
     def test_single_precision(self) -> None:
         """The fit is made in double precision and stored as the weight is."""
         fit = TensorTrain.from_dense(torch.randn(12, 10), i=(2, 5), o=(3, 4), r=6)

@@ -410,3 +410,54 @@ class TestAll:
         theirs = torch.autograd.grad(expected.square().sum(), leaves)
         for one, other in zip(ours, theirs, strict=True):
             laws.close(one, other)
+
+    @pytest.mark.parametrize(
+        ("call", "text"),
+        [
+            (
+                lambda: MLPMixer(t=7, c=6, s=11, m=13)(torch.ones(2, 8, 6)),
+                (
+                    "axis 't' has two sizes: 8 (x, dimension 2) and 7 (the layer)\n"
+                    "    ... t c\n"
+                    "        ^\n"
+                    "    give an x of the shape '... t c' with t=7, c=6"
+                ),
+            ),
+            (
+                lambda: TransformerBlock(i=6, h=3)(torch.ones(2, 7, 5)),
+                (
+                    "axis 'i' has two sizes: 5 (x, dimension 3) and 6 (the layer)\n"
+                    "    ... t i\n"
+                    "          ^\n"
+                    "    give an x of the shape '... t i' with i=6"
+                ),
+            ),
+            (
+                lambda: TransformerBlock(i=6, h=3)(torch.ones(6)),
+                (
+                    "x has 1 dimension, shape (6,), but '... t i' names at least 2 axes\n"
+                    "    ... t i\n"
+                    "    give an x of the shape '... t i' with i=6"
+                ),
+            ),
+            (
+                lambda: einheads.Rotary()(torch.ones(6)),
+                (
+                    "x has 1 dimension, shape (6,), but '... t d' names at least 2 axes\n"
+                    "    ... t d\n"
+                    "    give an x of the shape '... t d'"
+                ),
+            ),
+        ],
+        ids=["tokens", "features", "no tokens", "rotation"],
+    )
+    def test_wrong_sizes(self, call: Callable[[], Tensor], text: str) -> None:
+        """The norm in front of everything does not know the axes; the block does."""
+        with pytest.raises(einheads.SizeError) as caught:
+            call()
+        assert str(caught.value) == text
+
+    def test_no_tensor(self) -> None:
+        """What else may come."""
+        with pytest.raises(TypeError, match=r"^x is a list, not a tensor; give an x of the shape"):
+            TransformerBlock(i=6, h=3)([1.0])  # type: ignore[arg-type]

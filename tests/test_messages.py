@@ -133,6 +133,8 @@ USERS = (
     "bench",
     "folding.py",
     "roles.py",
+    "tuned.py",
+    "tuning.py",
     "layers/",
 )
 # Of the layers, what all of them have in common belongs to the core.

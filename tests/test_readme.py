@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+import collection
 from pages import ROOT, blocks, check, refresh
 
 
@@ -73,5 +74,6 @@ def test_commands_do_everything() -> None:
 
 
 if __name__ == "__main__":
+    collection.refresh()
     for page in ["README.md", *(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md"))]:
         refresh(page)

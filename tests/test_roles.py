@@ -278,6 +278,33 @@ class TestOrthogonalUpdates:
         for h, linear in enumerate(linears):
             torch.testing.assert_close(layer.weight[h], linear.weight)
 
+    def test_step_by_groups(self) -> None:
+        """With the groups of a model, matrices step orthogonally and the rest by its gradient."""
+        x = torch.randn(11, 3, 7, **DOUBLE)
+        other = x.clone()
+        other[:, 1] = torch.randn(11, 7, **DOUBLE)
+        after = []
+        for inputs in (x, other):
+            torch.manual_seed(0)
+            model = nn.Sequential(HeadLinear(h=3, i=7, o=5, **DOUBLE), Scale("d", d=5, **DOUBLE))
+            model(inputs).pow(3).sum().backward()
+            every = parameter_roles(model)
+            for group in param_groups(model, lr=0.1):
+                for name, value in zip(group["names"], group["params"], strict=True):
+                    step = value.grad
+                    if group["kind"] == "matrix":
+                        step = every[name].unstack(polar(every[name].stack(step)))
+                    value.data.sub_(step, alpha=group["lr"])
+            after.append(model)
+        before = HeadLinear(h=3, i=7, o=5, **DOUBLE)
+        torch.manual_seed(0)
+        before.reset_parameters()
+        one, two = (model[0].weight for model in after)
+        torch.testing.assert_close(one[[0, 2]], two[[0, 2]])
+        assert (one[1] - two[1]).abs().max() > 0.01
+        for step in (one - before.weight).div(-0.1):
+            torch.testing.assert_close(step @ step.T, torch.eye(5, **DOUBLE))
+
     def test_heads_of_a_shared_input(self) -> None:
         """With a matrix for each head, those of a query stay apart as well."""
         layer = ToHeads(i=7, h=3, o=5, **DOUBLE)

@@ -24,9 +24,9 @@ from einheads.price import price
 from einheads.rates import Rates, rates_for
 from einheads.sizes import bind
 from einheads.steps import Steps
+from einheads.stopwatch import Watch, keep_memory
 
 from .cases import Case
-from .measure import Watch, keep_memory
 from .search import Draft, drafts
 
 # Candidates that take so many times longer than the fastest one teach nothing about the choice.

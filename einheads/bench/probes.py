@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from einheads.choices import told
 from einheads.functional import einsum
 from einheads.operands import Declaration
 from einheads.program import program_for
 from einheads.steps import Diagonal, Expand, Permute, Reshape, Steps, elements
+from einheads.stopwatch import Racer, Watch, race
 
 from .agreement import agree, reference
 from .cases import Case
 from .contestants import declared
-from .measure import Racer, Watch, race
 from .races import operands_for
 from .result import Row
-from .search import told
 
 
 def overhead(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Row:

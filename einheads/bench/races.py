@@ -8,15 +8,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from einheads.choices import told
 from einheads.operands import Declaration
 from einheads.program import program_for
+from einheads.stopwatch import Limits, Racer, Times, Watch, race
 
 from .agreement import agree, reference
 from .cases import Case
 from .contestants import EINHEADS, FORWARD, Contestant, Run
-from .measure import Limits, Racer, Times, Watch, race
 from .result import Row
-from .search import drafts, fastest, told
+from .search import drafts, fastest
 
 # On a GPU, one set of operands would stay in the cache of the device.
 _CUDA_SETS = 4

@@ -19,11 +19,12 @@ from einheads import __version__
 from einheads.errors import EinheadsError, count
 from einheads.given import fix_spaces
 from einheads.pattern import parse
+from einheads.stopwatch import Limits, Watch, keep_memory, limits
+from einheads.tuned import device_name
 
 from . import calibrate, report
 from .cases import Case, Suite
 from .contestants import FORWARD
-from .measure import Limits, Watch, limits
 from .probes import copies, memory, overhead
 from .races import forward
 from .result import Result, Row
@@ -75,6 +76,8 @@ def run(options: Options) -> Iterator[tuple[Result, Limits]]:
     """
     chosen = _chosen(options)
     _check_device(options.device)
+    # Else a large result of one contestant is fresh memory or not by what another one has freed.
+    keep_memory()
     for threads in options.threads:
         watch = Watch(torch.device(options.device).type, threads, options.rounds, options.span)
         with _threads(threads):
@@ -140,7 +143,7 @@ def about(options: Options) -> dict[str, Any]:
     """The machine, the versions and how it was measured."""
     versions = {"python": platform.python_version(), "einheads": __version__}
     versions |= {name: version(name) for name in _PACKAGES if find_spec(name) is not None}
-    processor = _processor()
+    processor = device_name()
     if torch.device(options.device).type == "cuda":
         processor = f"{torch.cuda.get_device_name(options.device)} beside {processor}"
         versions["cuda"] = str(torch.version.cuda)
@@ -152,17 +155,6 @@ def about(options: Options) -> dict[str, Any]:
         "rounds": options.rounds,
         "versions": versions,
     }
-
-
-def _processor() -> str:
-    # Python's own answer is empty or just the architecture on Linux.
-    path = Path("/proc/cpuinfo")
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
 
 
 def _row(suite: Suite, case: Case, watch: Watch, bound: Limits, options: Options) -> Row:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
-from einheads import lower
+from einheads import lower, stopwatch
 from einheads.candidates import Traits
+from einheads.choices import told
 from einheads.layout import layout
 from einheads.pattern import parse
 from einheads.plan import plan
 from einheads.program import compile_source
 from einheads.sizes import bind
 from einheads.source import write
-from einheads.steps import Bmm, Linear, Matmul, Multiply, Permute, Reshape, Steps, Sum
+from einheads.steps import Steps
+from einheads.stopwatch import Watch
 
 from .cases import Case
-from .measure import Racer, Watch, race
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,33 +41,6 @@ class Draft:
 
     def __str__(self) -> str:
         return told(self.steps)
-
-
-def told(steps: Steps) -> str:
-    """The products of some steps in one line: their dimensions, and what is copied.
-
-    Example:
-        >>> from einheads.steps import Linear
-        >>> told(Steps(((("b",), ("i",)), (("o",), ("i",))), (Linear(0, 1, None, ("i",), ()),), 2))
-        'linear b,i x o,i'
-    """
-    words = []
-    for number, step in enumerate(steps.steps, start=len(steps.inputs)):
-        if isinstance(step, (Bmm, Matmul, Linear, Multiply)):
-            kind = type(step).__name__.lower()
-            left, right = (_dims(steps, value) for value in (step.left, step.right))
-            words.append(f"{kind} {left} x {right}")
-        elif isinstance(step, Sum):
-            words.append("sum")
-        elif number in steps.copies:
-            words.append(f"COPY {_dims(steps, number)}")
-    if isinstance(steps.steps[-1], (Permute, Reshape)) and steps.result not in steps.copies:
-        words.append("view")
-    return "; ".join(words)
-
-
-def _dims(steps: Steps, number: int) -> str:
-    return ",".join("".join(dim) or "1" for dim in steps.dims(number))
 
 
 # Candidates that are priced so many times higher than the cheapest one are left out: prices are
@@ -97,20 +72,6 @@ def drafts(case: Case, operands: Sequence[Tensor]) -> list[Draft]:
 
 
 def fastest(every: Sequence[Draft], operands: Sequence[Tensor], watch: Watch) -> Draft:
-    """Try all, then the best few of them again and longer, and give the fastest."""
-    alive = list(every)
-    for keep, rounds in ((6, 2), (2, 5), (1, 9)):
-        if len(alive) <= keep:
-            continue
-        quick = Watch(watch.device, watch.threads, rounds, watch.span / 4)
-        racers = [
-            Racer(str(number), _call(draft.run, operands)) for number, draft in enumerate(alive)
-        ]
-        times = race(racers, quick)
-        order = sorted(range(len(alive)), key=lambda number: min(times.rounds[str(number)]))
-        alive = [alive[number] for number in order[:keep]]
-    return alive[0]
-
-
-def _call(run: Callable[..., Tensor], operands: Sequence[Tensor]) -> Callable[[], Tensor]:
-    return lambda: run(*operands)
+    """Try all, and give the fastest."""
+    calls = [partial(draft.run, *operands) for draft in every]
+    return every[stopwatch.fastest(calls, watch)]

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from einheads.stopwatch import Limits, Racer, Watch, race
+
 from .agreement import agree
 from .cases import Case
 from .contestants import EINHEADS, declared, each_head, einmix, letters, linears, vmapped
-from .measure import Limits, Racer, Watch, race
 from .races import operands_for, row
 from .result import Row
 

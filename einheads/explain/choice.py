@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from einheads.layout import contiguous
-from einheads.lower import Draft, drafts, ranked
+from einheads.lower import drafts
 from einheads.price import parts
 from einheads.rates import rates_for
 from einheads.steps import Bmm, Linear, Matmul, Multiply, Steps, elements, flat
@@ -40,19 +40,17 @@ def runner_up(subject: Subject) -> Alternative | None:
     Args:
         subject: what is explained.
     """
-    told = subject.bound, subject.plan, subject.layouts, subject.traits, subject.bias
-    first = ranked(*told)[0]
-    every = drafts(*told) if len(subject.plan.contractions) == 1 else ranked(*told)
-    own = in_a_line(first.steps)
-    others = [one for one in every if one.price >= first.price and in_a_line(one.steps) != own]
+    own, price = in_a_line(subject.steps), sum(_parts(subject, subject.steps).values())
+    every = drafts(subject.bound, subject.plan, subject.layouts, subject.traits, subject.bias)
+    others = [one for one in every if one.price >= price and in_a_line(one.steps) != own]
     if not others:
         return None
     second = min(others, key=lambda draft: draft.price)
     return Alternative(
         steps=in_a_line(second.steps),
-        price=second.price / first.price,
+        price=second.price / price,
         bytes_copied=_copied(subject, second.steps),
-        reason=_reason(subject, first, second),
+        reason=_reason(subject, second.steps),
     )
 
 
@@ -61,14 +59,14 @@ def _copied(subject: Subject, steps: Steps) -> int:
     return sum(numbers) * subject.traits.itemsize
 
 
-def _reason(subject: Subject, first: Draft, second: Draft) -> str:
+def _reason(subject: Subject, second: Steps) -> str:
     """What makes the second one dearer, by the largest difference between the two."""
-    if second.price < first.price * _EQUAL:
+    own, other = _parts(subject, subject.steps), _parts(subject, second)
+    if sum(other.values()) < sum(own.values()) * _EQUAL:
         return "both cost the same"
-    one, other = (_parts(subject, draft) for draft in (first, second))
-    part = max(one, key=lambda name: other[name] - one[name])
+    part = max(own, key=lambda name: other[name] - own[name])
     if part == "copies":
-        more = _copied(subject, second.steps) - _copied(subject, first.steps)
+        more = _copied(subject, second) - _copied(subject, subject.steps)
         return f"it copies {more:,} bytes more" if more > 0 else "its copies take longer"
     return {
         "products": "its matrix products take longer",
@@ -78,8 +76,8 @@ def _reason(subject: Subject, first: Draft, second: Draft) -> str:
     }[part]
 
 
-def _parts(subject: Subject, draft: Draft) -> dict[str, float]:
+def _parts(subject: Subject, steps: Steps) -> dict[str, float]:
     sizes, traits = subject.plan.sizes, subject.traits
-    dense = [tuple((name,) for name in dict.fromkeys(flat(dims))) for dims in draft.steps.inputs]
+    dense = [tuple((name,) for name in dict.fromkeys(flat(dims))) for dims in steps.inputs]
     layouts = subject.layouts or [contiguous(dims, sizes) for dims in dense]
-    return parts(draft.steps, layouts, sizes, traits.itemsize, rates_for(traits.device))
+    return parts(steps, layouts, sizes, traits.itemsize, rates_for(traits.device))

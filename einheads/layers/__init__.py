@@ -7,7 +7,7 @@ from .base import Einsum
 from .blocks import MLPMixer, TransformerBlock
 from .cache import KeyValueCache
 from .einmix import EinMix
-from .ensembles import BatchEnsemble, EnsembleLinear, ensemble, stack
+from .ensembles import BatchEnsemble, EnsembleLinear
 from .experts import Experts, Routed, SoftMoE
 from .factorized import LowRank
 from .linear import FromHeads, GroupedLinear, HeadLinear, Linear, ToHeads
@@ -16,6 +16,7 @@ from .mixing import FeedForward, SwiGLU, TokenMixer
 from .multilinear import Bilinear, HyperLinear, LowRankBilinear
 from .pairs import Biaffine, OuterProductMean
 from .rotary import Rotary
+from .stacking import ensemble, stack
 from .structured import BlockTensorTrain, Kronecker, Monarch
 from .tensorized import CP, TensorRing, TensorTrain, Tucker
 

@@ -1,4 +1,4 @@
-"""What the constructors of named layers share: their repr, and the check of a common option."""
+"""What named layers share: their repr, and the checks of common options and of their input."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from einheads.errors import EinheadsError
+from einheads.errors import EinheadsError, SizeError, count, kind
 
 
 def arguments(module: nn.Module, sizes: Mapping[str, int] | None = None) -> str | None:
@@ -74,4 +74,50 @@ def check_dropout(dropout: float) -> None:
         raise EinheadsError(f"dropout={dropout} is no share", notes=["write: dropout=0.1"])
 
 
-__all__ = ["arguments", "check_dropout"]
+def check_last(x: object, pattern: str, **sizes: int) -> None:
+    """Refuse an input whose last axes have other sizes, before a norm of torch does without names.
+
+    Example:
+        >>> import torch
+        >>> check_last(torch.ones(2, 10, 64), "... t i", i=32)
+        Traceback (most recent call last):
+        einheads.errors.SizeError: axis 'i' has two sizes: 64 (x, dimension 3) and 32 (the layer)
+            ... t i
+                  ^
+            give an x of the shape '... t i' with i=32
+
+    Raises:
+        SizeError: an axis is missing, or has another size.
+        TypeError: it is no tensor.
+    """
+    names = pattern.split()[1:]
+    wrong: list[int] = []
+    if isinstance(x, Tensor) and x.ndim >= len(names):
+        places = range(-len(names), 0)
+        wrong = [k for k in places if x.shape[k] != sizes.get(names[k], x.shape[k])]
+        if not wrong:
+            return
+    note = f"give an x of the shape '{pattern}'"
+    if sizes:
+        note += " with " + ", ".join(f"{name}={size}" for name, size in sizes.items())
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x is {kind(x)}, not a tensor; {note}")
+    if x.ndim < len(names):
+        raise SizeError(
+            f"x has {count(x.ndim, 'dimension')}, shape {tuple(x.shape)}, "
+            f"but '{pattern}' names at least {count(len(names), 'axis')}",
+            pattern,
+            notes=[note],
+        )
+    name = names[wrong[0]]
+    start = pattern.index(f" {name}") + 1
+    raise SizeError(
+        f"axis '{name}' has two sizes: {x.shape[wrong[0]]} (x, dimension "
+        f"{x.ndim + wrong[0] + 1}) and {sizes[name]} (the layer)",
+        pattern,
+        [(start, start + len(name))],
+        [note],
+    )
+
+
+__all__ = ["arguments", "check_dropout", "check_last"]

@@ -28,6 +28,8 @@ _SHARES_KEYS = "enable_gqa" in (F.scaled_dot_product_attention.__doc__ or "")
 class TalkingHeads(Einsum):
     """Attention heads mixed with each other: pattern `... h t s, k h -> ... k t s`.
 
+    Formula: `y_k = sum over h of w_kh x_h`, for every query and key.
+
     Example:
         >>> import torch
         >>> from einheads import TalkingHeads
@@ -45,7 +47,8 @@ class TalkingHeads(Einsum):
             return y.movedim(-1, -3)                       # ... k t s
         ```
 
-    One stands before the softmax of attention and one after it: `Attention(talking=True)`.
+    Used in language models and in deep image transformers (CaiT): one before the softmax of
+    attention and one after it, `Attention(talking=True)`.
 
     Not for long sequences: all scores have to be there at once, and no fused kernel can be used.
 
@@ -224,6 +227,7 @@ class Attention(nn.Module):
 
         Raises:
             SizeError: an input, a mask or the cache does not fit.
+            TypeError: a mask of integers, which could mean either.
             EinheadsError: a context comes together with a cache or a causal layer.
         """
         if context is not None and (cache is not None or self.causal):
@@ -260,7 +264,8 @@ class Attention(nn.Module):
             device: by default that of the weights.
             dtype: by default that of the weights.
         """
-        like = self.key.matrices()
+        # Whatever stands there now: an adapter has no matrices of its own.
+        like = next(self.key.parameters())
         shape = (*leading, self.k, s, self.d)
         key, value = (
             torch.zeros(shape, device=device or like.device, dtype=dtype or like.dtype)
@@ -278,6 +283,7 @@ class Attention(nn.Module):
         t, s = query.shape[-2], key.shape[-2]
         if mask is not None:
             _check_mask(mask, (*query.shape[:-1], s))
+            mask = mask if mask.dtype == torch.bool else mask.to(query.dtype)
         causal = self.causal
         # The flag of the kernel counts from the first key, but a cache puts keys before the first
         # query; and the kernel takes no mask beside its flag.
@@ -324,6 +330,11 @@ def _check_heads(i: int, h: int, d: int | None, k: int | None) -> None:
 
 
 def _check_mask(mask: Tensor, wanted: tuple[int, ...]) -> None:
+    if not (mask.dtype == torch.bool or mask.is_floating_point()):
+        raise TypeError(
+            f"a mask is boolean, or numbers that are added to the scores, not {mask.dtype}; "
+            "write: mask.bool(), True where a query may look"
+        )
     sizes = tuple(mask.shape)
     tail = wanted[len(wanted) - len(sizes) :]
     if len(sizes) > len(wanted) or any(

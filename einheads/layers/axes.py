@@ -22,6 +22,8 @@ from .base import Einsum
 class AxisLinear(Einsum):
     """A linear along any axes, declared by what it does to them: `b t c -> b s c`.
 
+    Formula: `y_s = sum over t of W_st x_t + b_s`, whatever other axes there are.
+
     Axes that vanish are summed with a weight that brings those that appear; here `b t c, s t ->
     b s c`. With `per="c"` there is a matrix for each `c`: `b t c, c s t -> b s c`.
 
@@ -144,6 +146,7 @@ class Scale(Einsum):
         axes: the last axes of the input, separated by spaces.
         value: how every factor starts.
         bias: whether something is added too, starting from zero.
+        init: how the factors start, see `einheads.Einsum`; None for `value`.
         device: where the parameters are made.
         dtype: of the parameters.
         **sizes: the size of each axis that has a factor.
@@ -159,6 +162,7 @@ class Scale(Einsum):
         *,
         value: float = 1.0,
         bias: bool = False,
+        init: str | Initializer | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **sizes: int,
@@ -168,10 +172,17 @@ class Scale(Einsum):
         weight = " ".join(name for name in axes.split() if name in sizes)
         pattern = f"... {axes}, {weight} -> ... {axes}"
         given: dict[str, Any] = dict(sizes)
-        start = Constant(value)
+        start = Constant(value) if init is None else init
         super().__init__(pattern, bias=bias, init=start, device=device, dtype=dtype, **given)
         self.axes = axes
         self.value = value
+
+    def extra_repr(self) -> str:
+        """The arguments of the call that makes this layer."""
+        told = super().extra_repr()
+        # `value` says already how the factors start.
+        same = self.init == Constant(self.value)
+        return told.replace(f", init={self.init!r}", "") if same else told
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +198,8 @@ class Constant:
 
 class PatchEmbed(Einsum):
     """Patches of an image to tokens: pattern `... c (h p) (w q), o c p q -> ... (h w) o`.
+
+    Formula: `y_hw = W x_hw + b`, where `x_hw` is one patch with all its channels and pixels.
 
     The convolution whose stride is its window, without a convolution; the weight is that of
     `nn.Conv2d(c, o, (p, q), stride=(p, q))`.
@@ -208,7 +221,7 @@ class PatchEmbed(Einsum):
             return y.flatten(-2).transpose(-1, -2)         # ... o h w -> ... (h w) o
         ```
 
-    The first layer of vision transformers and mixers.
+    Used as the first layer of vision transformers and mixers.
 
     Not for patches that overlap, which are a convolution.
 

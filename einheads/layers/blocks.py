@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -9,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 from einheads.errors import EinheadsError, SizeError
 from einheads.initializers import Initializer
 
-from .arguments import arguments, check_dropout
+from .arguments import arguments, check_dropout, check_last
 from .attention import Attention
 from .cache import KeyValueCache
 from .mixing import Activation, FeedForward, SwiGLU, TokenMixer, found
@@ -44,6 +46,8 @@ class MLPMixer(nn.Module):
             return x
         ```
 
+    Used for images and for tables of time and channel (MLP-Mixer, TSMixer).
+
     Not for sequences of different lengths.
 
     Args:
@@ -54,6 +58,7 @@ class MLPMixer(nn.Module):
         h: groups of features with a first network each; None for one.
         activation: the bend of both networks.
         dropout: the share dropped in the middle of both, in training.
+        bias: whether the linears have biases.
         init: how the weights start, see `einheads.Einsum`.
         device: where the parameters are made.
         dtype: of the parameters.
@@ -73,6 +78,7 @@ class MLPMixer(nn.Module):
         h: int | None = None,
         activation: str | Activation = "gelu",
         dropout: float = 0.0,
+        bias: bool = True,
         init: str | Initializer = "linear",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -92,21 +98,15 @@ class MLPMixer(nn.Module):
         self.h = h
         self.activation = activation
         self.dropout = dropout
+        self.bias = bias
         self.init = init
         self._bend = bend
         self.tokens_norm = nn.LayerNorm(c, device=device, dtype=dtype)
-        self.tokens_up = TokenMixer(t=t, s=s, h=h, init=init, device=device, dtype=dtype)
-        self.tokens_down = TokenMixer(t=s, s=t, h=h, init=init, device=device, dtype=dtype)
+        options: Any = {"bias": bias, "init": init, "device": device, "dtype": dtype}
+        self.tokens_up = TokenMixer(t=t, s=s, h=h, **options)
+        self.tokens_down = TokenMixer(t=s, s=t, h=h, **options)
         self.features_norm = nn.LayerNorm(c, device=device, dtype=dtype)
-        self.features = FeedForward(
-            i=c,
-            m=m,
-            activation=activation,
-            dropout=dropout,
-            init=init,
-            device=device,
-            dtype=dtype,
-        )
+        self.features = FeedForward(i=c, m=m, activation=activation, dropout=dropout, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix.
@@ -116,7 +116,11 @@ class MLPMixer(nn.Module):
 
         Returns:
             `... t c`.
+
+        Raises:
+            SizeError: `t` or `c` has another size.
         """
+        check_last(x, "... t c", t=self.t, c=self.c)
         y = self._bend(self.tokens_up(self.tokens_norm(x)))
         x = x + self.tokens_down(F.dropout(y, self.dropout, self.training))
         return x + self.features(self.features_norm(x))  # type: ignore[no-any-return]
@@ -129,7 +133,7 @@ class MLPMixer(nn.Module):
 class TransformerBlock(nn.Module):
     """Attention and a feed-forward network, each with a norm in front and a sum behind.
 
-    `x = x + attention(norm(x))`, then `x = x + network(norm(x))`.
+    Formula: `x = x + attention(norm(x))`, then `x = x + network(norm(x))`; `... t i -> ... t i`.
 
     Example:
         >>> import torch
@@ -153,7 +157,9 @@ class TransformerBlock(nn.Module):
             return x + self.network(self.network_norm(x))
         ```
 
-    As it is by default, `torch.nn.TransformerEncoderLayer` with `norm_first=True` gives the same.
+    Used in nearly every language model: as it is by default in GPT-2 and vision transformers, with
+    the options of the example in Llama. `torch.nn.TransformerEncoderLayer` with `norm_first=True`
+    and the activation "gelu" gives what the default gives.
 
     Not for models trained with the norm behind the sum, as the first transformers were.
 
@@ -301,7 +307,11 @@ class TransformerBlock(nn.Module):
 
         Returns:
             `... t i`.
+
+        Raises:
+            SizeError: `i` has another size, or a mask or the cache does not fit.
         """
+        check_last(x, "... t i", i=self.i)
         seen = self.attention(self.attention_norm(x), mask=mask, positions=positions, cache=cache)
         x = x + F.dropout(seen, self.dropout, self.training)
         y = self.network(self.network_norm(x))

@@ -3,8 +3,6 @@
 Its three strings are put together to one pattern, which `Einsum` plans and runs.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from typing import Any
@@ -13,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from einheads.call import apply
-from einheads.errors import PatternError, SizeError, kind
+from einheads.errors import PatternError, kind
+from einheads.operands import Declaration
 from einheads.pattern import parse
 
 from .base import Einsum
@@ -22,6 +21,10 @@ from .declare import RESERVED
 
 class EinMix(Einsum):
     """Einsum of an input and a weight, with the constructor of `einops.layers.torch.EinMix`.
+
+    Formula: `y = sum of x w + b`, over all axes that the output does not name.
+
+    Pattern: `x, w -> y`, put together from the texts `x -> y` and `w`.
 
     A state dict of one is a state dict of the other, the outputs are the same, and after the same
     seed the initial values too. What it adds: no limit of 26 axes, sizes of 1 that do not fit are
@@ -47,7 +50,8 @@ class EinMix(Einsum):
             return y.flatten(-2)                           # t b (h o)
         ```
 
-    Not for new code: `Einsum` takes one pattern, several weights, and a bias of any axes.
+    Used by code that was written for einops, and for its checkpoints. Not for new code: `Einsum`
+    takes one pattern, several weights, and a bias of any axes.
 
     Args:
         pattern: `input -> output`.
@@ -117,11 +121,13 @@ class EinMix(Einsum):
         if bias is not None:
             self._store_bias(bias, flat)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    # `torch.jit.script` takes the layer as it is, as part of a model that is compiled otherwise.
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def forward(self, x: Tensor) -> Tensor:
         """Run the pattern.
 
         Args:
-            *inputs: the input, one tensor.
+            x: the input.
 
         Returns:
             The output of the pattern, the bias added.
@@ -130,14 +136,24 @@ class EinMix(Einsum):
             SizeError: the input does not fit the pattern or the declared sizes.
             TypeError: the input is no tensor, or has another dtype or device than the weight.
         """
-        if len(inputs) != 1:
-            raise SizeError(f"the layer takes 1 input, but {len(inputs)} came", self.pattern)
         own = [self.weight]
         if self._back is not None:
             bias: Any = self.bias
             own.append(bias.reshape(self._back))
-        y = apply(self._declaration, self._given, inputs[0], *own)
+        # A scripted model keeps a plain tuple of the declaration.
+        y = apply(Declaration(*self._declaration), self._given, x, *own)
         return y if self._groups is None else _merge(y, self._groups)
+
+    # Of the properties, no scripted model needs any.
+    __jit_unused_properties__ = (
+        "checkpoint",
+        "declared",
+        "fans",
+        "inputs",
+        "pattern",
+        "roles",
+        "sizes",
+    )
 
     def reset_parameters(self) -> None:
         """Give all parameters their initial values again: uniform, as in einops."""

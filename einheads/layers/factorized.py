@@ -45,32 +45,24 @@ class Factorized(Einsum):
 
         Returns:
             A layer with parameters of its own, of the same dtype, device, mode and
-            `requires_grad`.
+            `requires_grad`; of the weights, one that is trained is enough.
         """
+        # Made without storage, since what would be drawn is replaced.
         with torch.no_grad():
             weight = self.dense_weight()
             bias = self.bias if isinstance(self.bias, Tensor) else None
             dense: Any
             if weight.ndim == 2:
                 out, into = weight.shape
-                dense = nn.Linear(
-                    into, out, bias is not None, device=weight.device, dtype=weight.dtype
-                )
+                dense = nn.Linear(into, out, bias is not None, device="meta")
             else:
                 heads, out, into = weight.shape
-                dense = HeadLinear(
-                    h=heads,
-                    i=into,
-                    o=out,
-                    bias=bias is not None,
-                    device=weight.device,
-                    dtype=weight.dtype,
-                )
-            dense.weight.copy_(weight)
+                dense = HeadLinear(h=heads, i=into, o=out, bias=bias is not None, device="meta")
+            trained = any(getattr(self, name).requires_grad for name in self.declared.names)
+            dense.weight = nn.Parameter(weight.contiguous(), requires_grad=trained)
             if bias is not None:
-                dense.bias.copy_(bias.reshape(dense.bias.shape))
-        first = next(self.parameters())
-        dense.requires_grad_(first.requires_grad)
+                copy = bias.detach().reshape(dense.bias.shape).clone()
+                dense.bias = nn.Parameter(copy, requires_grad=bias.requires_grad)
         return dense.train(self.training)  # type: ignore[no-any-return]
 
     @property
@@ -133,6 +125,8 @@ class Factorized(Einsum):
                 stored.copy_(bias.reshape(stored.shape))
         # A bare tensor asks for nothing; a frozen layer becomes a frozen one.
         layer.requires_grad_(type(dense) is Tensor or weight.requires_grad)
+        if bias is not None:
+            layer.bias.requires_grad_(bias.requires_grad)
         layer.train(dense.training if isinstance(dense, nn.Module) else True)
         return Fit(layer, error, made, layer.costs)
 

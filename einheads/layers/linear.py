@@ -1,7 +1,8 @@
 """Linear layers by the names of their axes: plain, to heads, per head, from heads, along any axis.
 
 Each is a pattern with a name. Their weights lie as those of torch's own layers, out before in, so
-that state dicts can be exchanged.
+that state dicts can be exchanged; those that stand for a list of `nn.Linear`s load the state dict
+of the list, `0.weight`, `1.weight`, ...
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import torch
 from einheads.initializers import Initializer
 
 from .base import Einsum
+from .lists import accept_list
 
 
 class Linear(Einsum):
@@ -35,8 +37,8 @@ class Linear(Einsum):
             return y + bias                                # ... o, o -> ... o
         ```
 
-    Not needed where `torch.nn.Linear` does, which is as fast; this one tells its roles to
-    optimizers, sharding and adapters.
+    Used wherever `torch.nn.Linear` is, by whoever wants its roles told to optimizers, sharding and
+    adapters. Not needed where `torch.nn.Linear` does, which is as fast.
 
     Args:
         in_features: size of the axis `i`.
@@ -77,8 +79,8 @@ class Linear(Einsum):
 class ToHeads(Einsum):
     """One `x` through `h` linears at once: `y_h = W_h x + b_h`, pattern `... i, h o i -> ... h o`.
 
-    The queries, keys and values of attention are such layers, and so is the first layer of an
-    ensemble whose members all read the same input.
+    Used for the queries, keys and values of attention, and as the first layer of an ensemble whose
+    members all read the same input.
 
     Example:
         >>> import torch
@@ -134,6 +136,7 @@ class ToHeads(Einsum):
             h=h,
             o=o,
         )
+        accept_list(self, h)
 
 
 class HeadLinear(Einsum):
@@ -195,13 +198,14 @@ class HeadLinear(Einsum):
             i=i,
             o=o,
         )
+        accept_list(self, h)
 
 
 class FromHeads(Einsum):
     """Heads merged by one matrix: `y = sum_h W_h x_h + b`, pattern `... h i, o h i -> ... o`.
 
-    The output projection of attention. `weight.flatten(1)` is the matrix of the `nn.Linear` that
-    reads the concatenated heads.
+    Used as the output projection of attention. `weight.flatten(1)` is the matrix of the `nn.Linear`
+    that reads the concatenated heads.
 
     Example:
         >>> import torch
@@ -260,6 +264,8 @@ class FromHeads(Einsum):
 
 class GroupedLinear(Einsum):
     """Groups of features, each its own linear: pattern `... (g i), g o i -> ... (g o)`.
+
+    Formula: `y_g = W_g x_g + b_g`, where `x_g` is the `g`-th part of the features.
 
     `HeadLinear` for features that lie in one axis: a block-diagonal matrix, or a grouped
     convolution with a window of one, `nn.Conv1d(g * i, g * o, 1, groups=g)`, along the last axis.
@@ -320,6 +326,7 @@ class GroupedLinear(Einsum):
             i=i,
             o=o,
         )
+        accept_list(self, g)
 
 
 __all__ = ["FromHeads", "GroupedLinear", "HeadLinear", "Linear", "ToHeads"]

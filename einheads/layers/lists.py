@@ -14,13 +14,16 @@ from einheads.errors import EinheadsError, listed
 def accept_list(layer: nn.Module, count: int) -> None:
     """Let a layer with stacked parameters load a state dict of the list that it replaces.
 
+    `ToHeads`, `HeadLinear`, `GroupedLinear` and `EnsembleLinear` do so without being asked.
+
     Example:
         >>> from torch import nn
         >>> import einheads
         >>> class Model(nn.Module):
         ...     def __init__(self):
         ...         super().__init__()
-        ...         self.lins = einheads.HeadLinear(h=3, i=5, o=2)
+        ...         pattern = "b h i, h o i -> b h o"
+        ...         self.lins = einheads.Einsum(pattern, bias="h o", h=3, i=5, o=2)
         ...         einheads.accept_list(self.lins, 3)
         >>> old = {f"lins.{k}.{name}": value for k in range(3)
         ...        for name, value in nn.Linear(5, 2).state_dict().items()}

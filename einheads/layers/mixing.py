@@ -29,6 +29,8 @@ ACTIVATIONS: dict[str, Activation] = {
 class TokenMixer(Einsum):
     """A linear along the tokens: pattern `... t c, s t -> ... s c`.
 
+    Formula: `y_s = sum over t of W_st x_t + b_s`, for every feature.
+
     With heads, each group of features has a matrix of its own: `... t (h d), h s t -> ... s (h d)`.
 
     Example:

@@ -35,6 +35,8 @@ class Bilinear(Einsum):
             return y + bias
         ```
 
+    Used to compare or to join two vectors: similarity scores, relations, style and content.
+
     Not for large features: the weight has `o i j` numbers; see `LowRankBilinear`.
 
     Args:

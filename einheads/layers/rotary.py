@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from einheads.errors import SizeError
 
-from .arguments import arguments
+from .arguments import arguments, check_last
 
 
 class Rotary(nn.Module):
@@ -38,6 +38,8 @@ class Rotary(nn.Module):
             pairs = pairs * torch.polar(torch.ones_like(angle), angle)
             return torch.cat([pairs.real, pairs.imag], -1)
         ```
+
+    Used by nearly every language model since GPT-NeoX and Llama.
 
     Not for cross-attention between things that have no common positions.
 
@@ -74,8 +76,9 @@ class Rotary(nn.Module):
             `... t d`, of the dtype of `x`.
 
         Raises:
-            SizeError: `d` is odd, or less than the part to be turned.
+            SizeError: `d` is odd, or less than the part to be turned, or there is no `t`.
         """
+        check_last(x, "... t d")
         part = self.turned(x.shape[-1])
         # Angles are made at every call, not kept in a buffer: a buffer would be rounded by
         # `.bfloat16()`, which spoils far positions, and be empty after `.to_empty()`.

@@ -1,0 +1,166 @@
+"""Choices that somebody has measured, as data that can be kept in a file.
+
+A choice belongs to a problem: dimensions, coarse sizes, layouts and traits, whatever decides which
+program is made. The file knows which choices fit a contraction, but not how they were found.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .candidates import Candidate, Elementwise, Traits, Way
+from .gradients import spelled
+from .layout import Layout
+from .plan import Contraction, Plan
+from .sizes import Bound, Dim
+from .steps import Bmm, Linear, Matmul, Multiply, Permute, Reshape, Steps, Sum
+
+
+@dataclass(slots=True)
+class Choice:
+    """What was measured to be the best for a problem.
+
+    Attributes:
+        ways: a way for each contraction; None where the one by price is the best.
+        planned: by the tensors that need gradients, such as "110", whether a planned backward pays.
+    """
+
+    ways: tuple[Way, ...] | None = None
+    planned: dict[str, bool] = field(default_factory=dict)
+
+
+def problem(
+    bound: Bound,
+    sizes: Mapping[str, int],
+    layouts: Sequence[Layout],
+    traits: Traits,
+    bias: Dim | None,
+    *,
+    free: bool,
+) -> str:
+    """What a choice belongs to, as one line of JSON.
+
+    Example:
+        >>> from einheads.layout import contiguous
+        >>> from einheads.pattern import parse
+        >>> from einheads.sizes import bind
+        >>> bound = bind(parse("b i -> i"), [(8, 5)])
+        >>> rows = contiguous((("b",), ("i",)), bound.sizes)
+        >>> line = problem(bound, bound.sizes, [rows], Traits(), None, free=False)
+        >>> line[:66]
+        '{"pattern": "b i -> i", "bias": null, "sizes": {"b": 4, "i": 3}, "'
+
+    Args:
+        bound: the dimensions.
+        sizes: of every axis; only their class counts, the power of two above.
+        layouts: of the tensors.
+        traits: of the tensors.
+        bias: its axes.
+        free: whether the result may have any order of dimensions.
+    """
+    text = spelled(bound)
+    return json.dumps(
+        {
+            "pattern": f"{text.split('->')[0]}-> any order of {text.split('-> ')[1]}"
+            if free
+            else text,
+            "bias": None if bias is None else " ".join(bias),
+            "sizes": {name: size.bit_length() for name, size in sizes.items()},
+            "layouts": [_layout(one) for one in layouts],
+            "traits": asdict(traits),
+        }
+    )
+
+
+def _layout(layout: Layout) -> str:
+    joins = ", ".join(sorted(" ".join(pair) for pair in layout.joins))
+    return f"{' '.join(layout.order)} | {joins} | {layout.unit or ''}"
+
+
+_KINDS = {kind.__name__: kind for kind in (Candidate, Elementwise)}
+
+
+def to_data(choice: Choice) -> dict[str, Any]:
+    """A choice as what JSON can hold."""
+    ways = None
+    if choice.ways is not None:
+        ways = [{"kind": type(way).__name__, **asdict(way)} for way in choice.ways]
+    return {"ways": ways, "planned": choice.planned}
+
+
+def from_data(data: Mapping[str, Any]) -> Choice:
+    """The choice that was written as data.
+
+    Example:
+        >>> way = Candidate(("h",), ("b",), ("o",), ("i",), swapped=False)
+        >>> choice = Choice((way,), {"11": True})
+        >>> from_data(json.loads(json.dumps(to_data(choice)))) == choice
+        True
+
+    Raises:
+        ValueError, TypeError, KeyError: it is none.
+    """
+    ways = None
+    if data["ways"] is not None:
+        ways = tuple(_way(dict(one)) for one in data["ways"])
+    planned = {str(needs): bool(pays) for needs, pays in data["planned"].items()}
+    return Choice(ways, planned)
+
+
+def _way(data: dict[str, Any]) -> Way:
+    kind = _KINDS[data.pop("kind")]
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
+    }
+    return kind(**fields)
+
+
+def fits(plan: Plan, ways: Sequence[Way]) -> bool:
+    """Whether these ways compute these contractions, whatever file they came from."""
+    steps = plan.contractions
+    return len(steps) == len(ways) and all(map(_fits, steps, ways))
+
+
+def _fits(step: Contraction, way: Way) -> bool:
+    if isinstance(way, Elementwise):
+        every = (*step.result, *step.contract)
+        return sorted(way.order) == sorted(every) and set(way.contract) == set(step.contract)
+    rows, columns = step.left_axes, step.right_axes
+    if way.swapped:
+        rows, columns = columns, rows
+    return (
+        bool(step.contract)
+        and sorted(way.contract) == sorted(step.contract)
+        and sorted((*way.batch, *way.rows, *way.columns)) == sorted(step.result)
+        and set(way.rows) <= set(rows)
+        and set(way.columns) <= set(columns)
+    )
+
+
+def told(steps: Steps) -> str:
+    """The products of some steps in one line: their dimensions, and what is copied.
+
+    Example:
+        >>> told(Steps(((("b",), ("i",)), (("o",), ("i",))), (Linear(0, 1, None, ("i",), ()),), 2))
+        'linear b,i x o,i'
+    """
+    words = []
+    for number, step in enumerate(steps.steps, start=len(steps.inputs)):
+        if isinstance(step, (Bmm, Matmul, Linear, Multiply)):
+            kind = type(step).__name__.lower()
+            left, right = (_dims(steps, value) for value in (step.left, step.right))
+            words.append(f"{kind} {left} x {right}")
+        elif isinstance(step, Sum):
+            words.append("sum")
+        elif number in steps.copies:
+            words.append(f"COPY {_dims(steps, number)}")
+    if isinstance(steps.steps[-1], (Permute, Reshape)) and steps.result not in steps.copies:
+        words.append("view")
+    return "; ".join(words)
+
+
+def _dims(steps: Steps, number: int) -> str:
+    return ",".join("".join(dim) or "1" for dim in steps.dims(number))

@@ -1,0 +1,117 @@
+"""Tuned choices in a file: written by one job, used by many on the same kind of machine.
+
+A file is JSON that a person can read. Nothing of it is executed: a choice that does not fit its
+contraction is not used.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .choices import Choice, from_data, to_data
+from .errors import EinheadsError
+from .program import cache
+
+_FORMAT = 1
+
+
+def device_name(device: str = "cpu") -> str:
+    """What a kind of machine is called in a file of choices.
+
+    Args:
+        device: a device type, such as "cpu" or "cuda".
+    """
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    path = Path("/proc/cpuinfo")
+    if path.exists():
+        # Python's own answer is empty or just the architecture on Linux.
+        for line in path.read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def save_tuned(path: str | Path) -> int:
+    """Keep all tuned choices of this process in a file.
+
+    Args:
+        path: of the file, which is written anew.
+
+    Returns:
+        How many choices it holds.
+    """
+    kept = []
+    for line, choice in cache.choices.items():
+        about = json.loads(line)
+        device = device_name(about["traits"]["device"])
+        kept.append({"device": device, "problem": about, **to_data(choice)})
+    document = {"format": _FORMAT, "torch": torch.__version__, "choices": kept}
+    Path(path).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return len(kept)
+
+
+def load_tuned(path: str | Path) -> int:
+    """Use the choices that a file holds for this kind of machine.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from einheads import cache_clear, load_tuned, save_tuned, tune
+        >>> found = tune("b i, o i -> b o", torch.randn(8, 16), torch.randn(32, 16))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     kept = save_tuned(Path(folder) / "tuned.json")
+        ...     cache_clear()
+        ...     kept, load_tuned(Path(folder) / "tuned.json")
+        (1, 1)
+        >>> cache_clear()
+
+    Args:
+        path: of a file that `save_tuned` wrote.
+
+    Returns:
+        How many choices are used; those of other machines are not.
+
+    Raises:
+        EinheadsError: the file is none of `save_tuned`.
+    """
+    try:
+        found = _read(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise EinheadsError(
+            f"{str(path)!r} holds no tuned choices",
+            notes=["write: a file that einheads.save_tuned(...) made"],
+        ) from error
+    with cache.lock:
+        cache.choices.update(found)
+        cache.classes.clear()
+        cache.signatures.clear()
+    return len(found)
+
+
+def _read(document: Any) -> dict[str, Choice]:
+    """The choices of a document that are for this machine, by their problem."""
+    if document["format"] != _FORMAT:
+        raise ValueError(document["format"])
+    return {
+        json.dumps(entry["problem"]): from_data(entry)
+        for entry in document["choices"]
+        if entry["device"] == _own(entry["problem"]["traits"]["device"])
+    }
+
+
+def _own(device: str) -> str | None:
+    """The name of this machine's device of a type, if it has one."""
+    if device == "cuda" and not torch.cuda.is_available():
+        return None
+    return device_name(device)
+
+
+__all__ = ["device_name", "load_tuned", "save_tuned"]

@@ -1,0 +1,294 @@
+"""Tuning: what is timed, what is remembered, and what a file of choices may do.
+
+The clock is never asked here: a test says which candidate is the fastest.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import einheads
+from cases import case
+from einheads import tuned, tuning
+from einheads.choices import Choice, fits
+from einheads.operands import Declaration
+from einheads.plan import plan
+from einheads.program import cache, prepare
+
+HEADS = "b w h i, h o i -> b w h o"
+CASES = (
+    case("heads", HEADS, (3, 5, 2, 7), (2, 11, 7)),
+    case("token mixing", "b t c, t s -> b s c", (3, 5, 7), (5, 11)),
+    case("outer", "b i, b j -> b i j", (3, 5), (3, 7)),
+    case("dots", "b i, b i -> b", (3, 5), (3, 5)),
+    case("composite", "b (h i), h i o -> b (h o)", (3, 10), (2, 5, 7)),
+    case("low rank", "b i, i r, r o -> b o", (3, 7), (7, 2), (2, 11)),
+)
+
+
+class Clock:
+    """Says which of the candidates is the fastest, and how many there were."""
+
+    def __init__(self) -> None:
+        self.winner = 0
+        self.counts: list[int] = []
+
+    def fastest(self, calls: list[Callable[[], object]], _: object) -> int:
+        """Run every candidate once, and name the winner."""
+        for call in calls:
+            call()
+        self.counts.append(len(calls))
+        return self.winner % len(calls)
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    """No stopwatch, and an empty cache before and after."""
+    made = Clock()
+    monkeypatch.setattr(tuning, "fastest", made.fastest)
+    einheads.cache_clear()
+    yield made
+    einheads.cache_clear()
+
+
+def program_of(pattern: str, tensors: list[Tensor]) -> Any:
+    """What a call runs by now."""
+    return prepare(Declaration(pattern), (), tensors).lowered.program.steps
+
+
+@pytest.mark.parametrize("one", CASES, ids=lambda one: one.name)
+def test_every_candidate_is_right(clock: Clock, one: Any) -> None:
+    """Whichever candidate wins runs from then on, with the values of the definition."""
+    tensors = one.tensors()
+    seen = set()
+    for winner in range(60):
+        einheads.cache_clear()
+        clock.winner = winner
+        found = einheads.tune(one.pattern, *tensors, progress=False)
+        one.check_call(einheads.einsum, tensors)
+        seen.add(program_of(one.pattern, tensors))
+        assert found.rows[0].tried == clock.counts[-1]
+        if winner >= clock.counts[-1]:
+            break
+    assert len(seen) == clock.counts[-1]
+
+
+def test_a_choice_holds_for_its_class_of_sizes(clock: Clock) -> None:
+    """Other batch sizes of the class run the winner, another class its own."""
+    weight = torch.randn(2, 11, 7)
+    clock.winner = 1
+    einheads.tune(HEADS, torch.randn(4, 5, 2, 7), weight, progress=False)
+    best = program_of(HEADS, [torch.randn(4, 5, 2, 7), weight])
+    assert program_of(HEADS, [torch.randn(7, 5, 2, 7), weight]) == best
+    assert len(cache.choices) == 1
+
+
+def test_a_model_is_tuned_as_a_whole(clock: Clock) -> None:
+    """Each different call that a model makes is tuned once."""
+    model = nn.Sequential(
+        einheads.Einsum("b h i, h o i -> b h o", h=2, i=5, o=5),
+        einheads.Einsum("b h i, h o i -> b h o", h=2, i=5, o=5),
+        einheads.Einsum("b h i, h i o -> b o", h=2, i=5, o=7, bias=True),
+    )
+    found = einheads.tune(model, torch.randn(3, 2, 5), progress=False)
+    # The second layer may get its input in another layout than the first one.
+    assert list(dict.fromkeys(row.title for row in found.rows)) == [
+        "b h i, h o i -> b h o",
+        "b h i, h i o -> b o, plus a bias: o",
+    ]
+    assert f"{len(found.rows)} contractions tuned" in str(found)
+    assert "times as fast as before" in str(found)
+
+
+def test_gradients_are_tuned_too(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `backward`, each gradient has a choice, and so has the backward as a whole."""
+    layer = einheads.Einsum(HEADS, h=2, i=7, o=11, bias="h o", dtype=torch.float64)
+    x = torch.randn(3, 5, 2, 7, dtype=torch.float64, requires_grad=True)
+    gradient = torch.randn(3, 5, 2, 11, dtype=torch.float64)
+    leaves = (x, *layer.parameters())
+    wanted = torch.autograd.grad(layer(x), leaves, gradient)
+    for winner in range(6):
+        for faster in ("autograd's own backward", "a planned backward"):
+            einheads.cache_clear()
+            clock.winner = winner
+            monkeypatch.setattr(tuning, "race", lambda racers, _, faster=faster: Times(faster))
+            found = einheads.tune(layer, x, backward=True, progress=False)
+            assert [row.title.split(":")[-1].strip() for row in found.rows] == [
+                "h o",
+                "b w h o, h o i -> b w h i",
+                "b w h o, b w h i -> h o i",
+                "h o",
+            ]
+            assert found.rows[-1].choice == faster
+            result = layer(x)
+            planned = type(result.grad_fn).__name__ == "_ContractBackward"
+            assert planned == (faster == "a planned backward")
+            for one, other in zip(
+                torch.autograd.grad(result, leaves, gradient), wanted, strict=True
+            ):
+                torch.testing.assert_close(one, other)
+
+
+class Times:
+    """A race that one racer wins."""
+
+    def __init__(self, winner: str) -> None:
+        self.winner = winner
+
+    def median(self, name: str) -> float:
+        """Seconds."""
+        return 1.0 if name == self.winner else 2.0
+
+
+def test_chains_tune_their_inner_gradients(clock: Clock) -> None:
+    """Gradients of inner results may take any order of dimensions, and agree whichever wins."""
+    leaves = [one.requires_grad_() for one in CASES[-1].tensors()]
+    pattern = CASES[-1].pattern
+    wanted = torch.autograd.grad(einheads.einsum(pattern, *leaves).sum(), leaves)
+    for winner in range(4):
+        einheads.cache_clear()
+        clock.winner = winner
+        found = einheads.tune(pattern, *leaves, backward=True, progress=False)
+        assert len(found.rows) == 1 + 4 + 1
+        gradients = torch.autograd.grad(einheads.einsum(pattern, *leaves).sum(), leaves)
+        for one, other in zip(gradients, wanted, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_under_autocast(clock: Clock) -> None:
+    """What is called under autocast is tuned under autocast."""
+    layer = einheads.Einsum(HEADS, h=2, i=7, o=11)
+    x = torch.randn(3, 5, 2, 7)
+
+    def call(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            result: Tensor = layer(x)
+        return result
+
+    found = einheads.tune(call, x, backward=True, progress=False)
+    assert len(found.rows) == 1
+    assert call(x).dtype == torch.bfloat16
+    (problem,) = cache.choices
+    assert json.loads(problem)["traits"]["autocast"] is True
+
+
+def test_integers_expanded_operands_and_no_contraction(clock: Clock) -> None:
+    """Integers are drawn as integers, stride zero stays, and a lone operand has no choice."""
+    left, right = torch.ones(3, 5, dtype=torch.int64), torch.ones(5, dtype=torch.int64)
+    einheads.tune("a b, b c -> a c", left, right[:, None].expand(5, 7), progress=False)
+    result = einheads.einsum("a b, b c -> a c", left, right[:, None].expand(5, 7))
+    assert torch.equal(result, torch.full((3, 7), 5))
+    assert einheads.tune("a b -> b a", left, progress=False).rows == ()
+
+
+def test_a_failing_call_leaves_nothing_behind() -> None:
+    """After an error, calls are no longer noted."""
+
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        einheads.tune(broken)
+    assert cache.recorder is None
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: einheads.tune(5), "tune takes a pattern, a layer or a function, not 5"),
+        (lambda: einheads.tune(len, [], h=2), "h: only a pattern takes sizes"),
+    ],
+)
+def test_wrong_types(call: Callable[[], object], message: str) -> None:
+    """The mistake and what to write instead."""
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+class TestFiles:
+    """`save_tuned` and `load_tuned`."""
+
+    def tuned_file(self, clock: Clock, path: Path) -> Any:
+        """Tune one pattern, keep it, and give the steps of the winner."""
+        clock.winner = 1
+        x, weight = CASES[0].tensors()
+        einheads.tune(HEADS, x, weight, backward=False, progress=False)
+        assert einheads.save_tuned(path) == 1
+        best = program_of(HEADS, [x, weight])
+        einheads.cache_clear()
+        assert program_of(HEADS, [x, weight]) != best
+        return best
+
+    def test_round_trip(self, clock: Clock, tmp_path: Path) -> None:
+        """What was kept runs in the next process, at once, also if the pattern ran before."""
+        best = self.tuned_file(clock, tmp_path / "tuned.json")
+        x, weight = CASES[0].tensors()
+        assert einheads.load_tuned(tmp_path / "tuned.json") == 1
+        assert program_of(HEADS, [x, weight]) == best
+        CASES[0].check_call(einheads.einsum, [x, weight])
+        assert einheads.save_tuned(tmp_path / "again.json") == 1
+        assert (tmp_path / "again.json").read_text() == (tmp_path / "tuned.json").read_text()
+
+    def test_other_machines(
+        self, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A choice of another machine is not used."""
+        self.tuned_file(clock, tmp_path / "tuned.json")
+        monkeypatch.setattr(tuned, "device_name", lambda _: "another one")
+        assert einheads.load_tuned(tmp_path / "tuned.json") == 0
+        assert cache.choices == {}
+
+    def test_a_device_that_is_not_there(self, tmp_path: Path) -> None:
+        """A file may hold choices for CUDA; without it, they are left alone."""
+        assert not torch.cuda.is_available() or tuned.device_name("cuda")
+        problem = {"traits": {"device": "cuda"}}
+        entry = {"device": "a GPU that nobody has", "problem": problem, "ways": None, "planned": {}}
+        document = {"format": 1, "torch": "2", "choices": [entry]}
+        (tmp_path / "tuned.json").write_text(json.dumps(document))
+        assert einheads.load_tuned(tmp_path / "tuned.json") == 0
+
+    @pytest.mark.parametrize(
+        "text",
+        ["", "[]", "{}", '{"format": 2, "choices": []}', '{"format": 1, "choices": [1]}'],
+        ids=["empty", "list", "nothing", "format", "entry"],
+    )
+    def test_no_such_file(self, tmp_path: Path, text: str) -> None:
+        """What is no file of choices is refused in words."""
+        path = tmp_path / "tuned.json"
+        path.write_text(text)
+        with pytest.raises(einheads.EinheadsError, match=r"holds no tuned choices\n.*save_tuned"):
+            einheads.load_tuned(path)
+
+    @pytest.mark.parametrize("field", ["rows", "columns", "contract", "batch"])
+    def test_a_choice_that_does_not_fit(self, clock: Clock, tmp_path: Path, field: str) -> None:
+        """A file cannot make a result wrong: what does not compute the pattern is not used."""
+        self.tuned_file(clock, tmp_path / "tuned.json")
+        document = json.loads((tmp_path / "tuned.json").read_text())
+        (way,) = document["choices"][0]["ways"]
+        assert way["kind"] == "Candidate"
+        way[field] = ["h", "h"]
+        (tmp_path / "tuned.json").write_text(json.dumps(document))
+        assert einheads.load_tuned(tmp_path / "tuned.json") == 1
+        x, weight = CASES[0].tensors()
+        CASES[0].check_call(einheads.einsum, [x, weight])
+        bound = prepare(Declaration(HEADS), (), [x, weight]).bound
+        (choice,) = cache.choices.values()
+        assert choice.ways is not None
+        assert not fits(plan(bound), choice.ways)
+
+
+def test_choices_outlive_programs(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where too many programs are forgotten, choices are not; `cache_clear` forgets both."""
+    einheads.tune(HEADS, *CASES[0].tensors(), progress=False)
+    monkeypatch.setattr("einheads.program._MAX_PROGRAMS", 1)
+    einheads.einsum("a b -> b", torch.ones(2, 3))
+    einheads.einsum("a b -> a", torch.ones(2, 3))
+    assert len(cache.choices) == 1
+    einheads.cache_clear()
+    assert cache.choices == {}
+    assert Choice() == Choice(None, {})
