@@ -93,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--device", metavar="D", help="such as cpu or cuda")
     bench.add_argument("--rounds", metavar="R", type=_count, help="turns of every contestant")
     bench.add_argument("--json", metavar="FILE", type=Path, help="keep everything in a file")
+    bench.add_argument(
+        "--calibrate", action="store_true", help="fit the cost model to this machine instead"
+    )
     purpose = "train a small character-level transformer of einheads layers, and compare its layers"
     demo = commands.add_parser("demo", help=purpose, description=purpose)
     demo.add_argument("--steps", type=_count, metavar="N", help="training steps")
@@ -153,8 +156,9 @@ def _bench(options: argparse.Namespace) -> int:
         "sizes": _sizes(options.sizes),
     }
     wanted = bench.Options(**{name: value for name, value in chosen.items() if value is not None})
+    lines = bench.calibrated(wanted) if options.calibrate else bench.tell(wanted, options.json)
     try:
-        for line in bench.tell(wanted, options.json):
+        for line in lines:
             _print([line])
             sys.stdout.flush()
     except OSError as error:

@@ -212,16 +212,18 @@ class Costs:
             padded = rows * -(-columns // _VECTOR) * _VECTOR
             each += padded * contract * rates.multiply_add
             if padded < _WAITING:
-                each += contract * (1 - padded / _WAITING) * self.waiting(left=left, right=right)
+                each += contract * (1 - padded / _WAITING) * self.waiting(columns, left, right)
             if right and not left and rows < _SKINNY:
                 each += work * rates.skinny
             each += rows * contract * (rates.left_near if left else rates.left_far)
             each += columns * contract * (rates.right_near if right else rates.right_far)
         each += rows * columns * rates.result
-        for size in (rows * contract, columns * contract):
-            if size * self.itemsize > _L2_BYTES:
-                each += size * rates.cold_operand
         cost = batch * each
+        # The larger operand only: in a stack, the smaller one may be expanded, and stays cached.
+        # What meets many rows or columns is multiplied for long enough to hide that it is read.
+        read = batch * max(rows, columns) * contract
+        if read * self.itemsize > _L2_BYTES and min(rows, columns) < _HIDDEN:
+            cost += read * (1 - min(rows, columns) / _HIDDEN) * rates.cold_operand
         made = batch * rows * columns
         if stacked and made * self.itemsize > _L2_BYTES and contract < _HIDDEN:
             shown = made * (1 - contract / _HIDDEN)
@@ -232,12 +234,13 @@ class Costs:
             cost += made * rates.fresh
         return cost * self.scale
 
-    def waiting(self, *, left: bool | None, right: bool | None) -> float:
+    def waiting(self, columns: int, left: bool | None, right: bool | None) -> float:  # noqa: FBT001
         """A step along the summed axes, in a product too small to hide that it waits."""
         rates = self.rates
-        if left:
-            return rates.summed_dot if right else rates.summed_plain
-        return rates.summed_crossed if right else rates.summed_apart
+        if right:
+            return rates.summed_dot if left else rates.summed_crossed
+        # Whole vectors of columns wait for nothing but each other.
+        return rates.summed_plain if left and columns < _VECTOR else rates.summed_apart
 
     def reader(self, count: int, *, inner: bool) -> float:
         """What the reader of a permuted result pays.
@@ -249,7 +252,7 @@ class Costs:
         """
         rates = self.rates
         each = rates.copy_number * 0.1 if inner else rates.copy_strided * 0.05
-        return count * each + (not inner) * rates.view * 0.5
+        return count * each + (not inner) * rates.view
 
 
 def near(layout: Layout, fold: Dim, contract: Dim) -> bool | None:

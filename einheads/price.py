@@ -54,6 +54,39 @@ def price(
     return _Program(steps, layouts, costs, dense=dense).total()
 
 
+def parts(
+    steps: Steps,
+    layouts: Sequence[Layout],
+    sizes: Mapping[str, int],
+    itemsize: int = 4,
+    rates: Rates | None = None,
+) -> dict[str, float]:
+    """What of a price is for copies, products, elementwise operations, views, and the reader.
+
+    Args:
+        steps: what is computed.
+        layouts: how each input lies in memory.
+        sizes: of every axis.
+        itemsize: bytes for one number.
+        rates: of the device; those of a CPU by default.
+    """
+    program = _Program(steps, layouts, Costs(rates or rates_for("cpu"), sizes, itemsize))
+    found = dict.fromkeys(("copies", "products", "elementwise", "views", "reader"), 0.0)
+    for step in steps.steps:
+        found[_part(step)] += program.one(step)
+        program.layouts.append(program.made(step))
+    found["reader"] = program.reader()
+    return found
+
+
+def _part(step: Step) -> str:
+    if isinstance(step, Reshape) and step.copies:
+        return "copies"
+    if isinstance(step, (Sum, Multiply, Add)):
+        return "elementwise"
+    return "views" if isinstance(step, (Permute, Reshape, Expand, Diagonal)) else "products"
+
+
 def layouts_of(steps: Steps, layouts: Sequence[Layout], sizes: Mapping[str, int]) -> list[Layout]:
     """How every value lies in memory, if the inputs lie like this."""
     program = _Program(steps, layouts, Costs(rates_for("cpu"), sizes, 4))
@@ -78,14 +111,18 @@ class _Program:
         for step in self.steps.steps:
             nanoseconds += self.one(step)
             self.layouts.append(self.made(step))
+        return nanoseconds + self.reader()
+
+    def reader(self) -> float:
+        """What whoever reads the result pays, if it is a permuted view."""
         axes = flat(self.steps.dims(self.steps.result))
         layout = self.layouts[self.steps.result]
         if layout.folds(axes):
-            return nanoseconds
+            return 0.0
         if self.dense:
-            return nanoseconds + self.costs.rates.copy_call + self.costs.copy(axes, layout)
+            return self.costs.rates.copy_call + self.costs.copy(axes, layout)
         last = next((name for name in reversed(axes) if name in layout.order), None)
-        return nanoseconds + self.costs.reader(self.costs.count(axes), inner=last == layout.unit)
+        return self.costs.reader(self.costs.count(axes), inner=last == layout.unit)
 
     def one(self, step: Step) -> float:
         rates, costs = self.costs.rates, self.costs
@@ -132,7 +169,9 @@ class _Program:
             if isinstance(step, Bmm) and step.bias is not None:
                 # The result is filled with the bias first, as a copy is.
                 made = elements(step.dims, self.costs.sizes)
-                call += rates.view + made * rates.copy_number * self.costs.scale
+                across = not flat(self.steps.dims(step.bias)[-1:])
+                each = rates.copy_strided if across else rates.copy_number
+                call += rates.view + made * each * self.costs.scale
         elif len(right) == 2:
             *front, columns = step.dims
             rows = flat(tuple(front))

@@ -240,7 +240,7 @@ class _Search:
         if readable(layout, batch, fold, contract, have):
             lies = near(layout, fold, contract) is True
             # What has no rows is read either way, and BLAS is told which.
-            forms = (True, False) if batch and not fold else (lies,)
+            forms = (side == 0, side == 1) if batch and not fold else (lies,)
             found += [_Operand(views, form, fold, True) for form in forms]
             # Another order of its axes only pays where the result must be folded.
             if not self.every and (self.output is None or len(self.output) == len(self.wanted)):

@@ -50,6 +50,7 @@ Steps
   y   permute            (b w) h o  (40, 8, 32)     view
   y   unfold b w         b w h o    (4, 10, 8, 32)  view
   655,360 multiply-adds; copies nothing (operands and result hold 184.0 KiB)
+  chosen over bmm h o i x h i (b w): its matrix products take longer
 
 The same with unsqueeze, multiply, sum
   def by_definition(x1, x2):
@@ -189,6 +190,66 @@ def test_copies_are_counted() -> None:
     )
     assert double.bytes_copied == 2 * heads.bytes_copied
     assert double.bytes_held == 2 * heads.bytes_held
+
+
+def test_the_runner_up_is_told_with_a_reason() -> None:
+    """What the steps were chosen over: its products, its price, its copies, and why not."""
+    story = eh.explain("b w h i, h o i -> b w h o", b=4, w=10, h=8, i=64, o=32)
+    assert story.chosen == "bmm h (b w) i x h i o"
+    other = story.runner_up
+    assert other is not None
+    assert other.price > 1
+    assert other.bytes_copied == 0
+    assert f"chosen over {other.steps}: {other.reason}" in str(story)
+    told = story.to_dict()
+    assert told["chosen"] == story.chosen
+    assert told["runner_up"] == {
+        "steps": other.steps,
+        "price": other.price,
+        "bytes_copied": 0,
+        "reason": other.reason,
+    }
+    json.dumps(told)
+
+
+COMPARED = [
+    ("b t c, t s -> b s c", {"b": 32, "t": 64, "s": 64, "c": 64}),
+    ("a b, a c -> c b", {"a": 700, "b": 2, "c": 2}),
+    ("i a b, a j b -> i j", {"i": 300, "j": 300, "a": 20, "b": 20}),
+    ("d b e a, e c -> a b c d", {"d": 14, "b": 5, "e": 15, "a": 2, "c": 4}),
+    ("b t h d, b s h d -> b h t s", {"b": 2, "t": 128, "s": 64, "h": 4, "d": 16}),
+    ("a b, a b -> a", {"a": 40, "b": 30}),
+    ("a c, a b c -> c b", {"a": 2, "b": 2, "c": 2000}),
+]
+
+
+@pytest.mark.parametrize(("pattern", "sizes"), COMPARED)
+def test_the_reason_fits_the_numbers(pattern: str, sizes: dict[str, int]) -> None:
+    """Nothing cheaper is passed over, and what is said of copies is so."""
+    story = eh.explain(pattern, **sizes)
+    other = story.runner_up
+    assert other is not None
+    assert other.price >= 1
+    assert other.steps != story.chosen
+    assert (other.bytes_copied > 0) == ("copy" in other.steps)
+    if other.reason.startswith("it copies"):
+        assert other.reason == f"it copies {other.bytes_copied - story.bytes_copied:,} bytes more"
+    if other.reason == "both cost the same":
+        assert other.price < 1.01
+
+
+def test_what_has_no_other_way_names_none() -> None:
+    """One operand is not contracted, so there is nothing to choose."""
+    assert eh.explain("a b -> b a").runner_up is None
+    assert "chosen over" not in str(eh.explain("a b -> b a"))
+
+
+def test_a_chain_names_another_schedule() -> None:
+    """With three operands too, the next best way through all of them."""
+    story = eh.explain("b i, i r, r o -> b o", b=64, i=512, r=16, o=512)
+    assert story.runner_up is not None
+    assert story.runner_up.price >= 1
+    assert story.chosen.count(";") == story.runner_up.steps.count(";") == 1
 
 
 def test_layouts_of_tensors_are_seen() -> None:

@@ -4,7 +4,7 @@ A claim of speed must be repeatable by a reader, so the suites are part of the p
 of the package imports this folder.
 """
 
-from .run import Options, run, tell
+from .run import Options, calibrated, run, tell
 from .suites import suites
 
-__all__ = ["Options", "run", "suites", "tell"]
+__all__ = ["Options", "calibrated", "run", "suites", "tell"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any
@@ -33,6 +33,8 @@ from .search import Draft, drafts
 _FAR = 6.0
 # So many candidates of a lesson are timed: the cheapest by price, and others.
 _CHEAPEST, _OTHERS = 24, 12
+# How many contractions to learn from; every fourth is kept back to judge the fit.
+COUNT = 600
 # The names of the rates, in the order of their vectors.
 RATES = tuple(field.name for field in fields(Rates))
 
@@ -138,6 +140,8 @@ def lessons(count: int, seed: int = 2026) -> Iterator[Lesson]:
 
 
 def _lesson(name: str, draw: random.Random) -> Lesson:
+    # Small and large ones alike: the same number of each magnitude.
+    most = draw.choice((1e4, 1e5, 1e6, 1e6, 1e7, 1e7, 6e7))
     while True:
         letters = iter("abcdefghijkl")
         # How many axes each role has: batch, contract, left, right.
@@ -155,9 +159,8 @@ def _lesson(name: str, draw: random.Random) -> Lesson:
         every = (*batch, *contract, *left, *right)
         sizes = {axis: round(math.exp(draw.uniform(0.7, largest))) for axis in every}
         work = math.prod(sizes.values())
-        most = draw.choice((1e5, 1e6, 1e6, 1e7, 1e7, 1e8))
-        if 2e3 < work < most and all(
-            math.prod(sizes[axis] for axis in term) < most / 4 for term in terms
+        if most / 20 < work < most and all(
+            math.prod(sizes[axis] for axis in term) < 1.5e7 for term in terms
         ):
             break
     orders = []
@@ -227,10 +230,10 @@ def units(answer: Answer, number: int) -> Tensor:
 
 # How much the order counts beside the time itself, how sharply the cheapest one is meant, and how
 # strongly a rate of which the lessons say nothing is held where it was.
-_ORDER, _SHARPNESS, _HELD = 3.0, 20.0, 1e-4
+_ORDER, _SHARPNESS, _HELD = 3.0, 20.0, 1e-3
 
 
-def fit(answers: Sequence[Answer], start: Rates, steps: int = 1500) -> Rates:
+def fit(answers: Sequence[Answer], start: Rates, steps: int = 2000) -> Rates:
     """Find the rates that choose best.
 
     Two errors are made small together: how far prices are from times, as logarithms and mostly
@@ -280,7 +283,7 @@ def _sums(values: Tensor, group: Tensor, count: int) -> Tensor:
 
 def calibrate(
     watch: Watch,
-    count: int = 400,
+    count: int | None = None,
     seed: int = 2026,
     dtype: torch.dtype = torch.float32,
     *,
@@ -290,12 +293,13 @@ def calibrate(
 
     Args:
         watch: how time is taken.
-        count: how many contractions; every fourth is kept back to judge the fit.
+        count: how many contractions, `COUNT` by default.
         seed: of the contractions.
         dtype: of all numbers.
         progress: whether to show a progress bar.
     """
     keep_memory()
+    count = COUNT if count is None else count
     bar = tqdm(
         lessons(count, seed),
         desc="calibrate",
@@ -334,19 +338,21 @@ def _mean(ratios: Sequence[float]) -> float:
     return math.exp(math.fsum(map(math.log, ratios)) / len(ratios))
 
 
-def tell(found: Fit, machine: Mapping[str, Any]) -> Iterator[str]:
-    """The rates as they stand in `rates.py`, and where they come from."""
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    yield f"{machine['processor']}, {machine['dtype']}; {versions}"
-    yield (
-        f"{found.lowerings:,} lowerings of {found.lessons} contractions; prices are typically off "
-        f"by a factor of {found.error:.2f};"
-    )
-    yield (
-        f"the choice takes {found.seen:.3f} times as long as the fastest lowering on the lessons "
-        f"of the fit, {found.fresh:.3f} on fresh ones (at worst {found.worst:.2f})"
-    )
-    yield "Rates("
+def tell(watch: Watch, *, progress: bool = True) -> Iterator[str]:
+    """Calibrate, and give the lines to print: where the rates come from, and the rates.
+
+    Args:
+        watch: how time is taken.
+        progress: whether to show a progress bar.
+    """
+    found = calibrate(watch, progress=progress)
+    yield f"# {found.lowerings:,} timed lowerings of {found.lessons} contractions"
+    yield f"# counted: {watch.clock}; threads: {watch.threads}"
+    yield "# the chosen lowering against the fastest one, geometric mean:"
+    yield f"#   {found.fresh:.3f} on contractions that were kept back, {found.worst:.2f} at worst"
+    yield f"#   {found.seen:.3f} on those of the fit"
+    yield f"# a price is typically off by a factor of {found.error:.2f}"
+    yield f"{watch.device.upper()} = Rates("
     for name, rate in asdict(found.rates).items():
         yield f"    {name}={rate!r},"
     yield ")"

@@ -19,10 +19,10 @@ from einheads import __version__
 from einheads.errors import EinheadsError, count
 from einheads.given import fix_spaces
 from einheads.pattern import parse
-from einheads.stopwatch import Limits, Watch, limits
+from einheads.stopwatch import Limits, Watch, keep_memory, limits
 from einheads.tuned import device_name
 
-from . import report
+from . import calibrate, report
 from .cases import Case, Suite
 from .contestants import FORWARD
 from .probes import copies, memory, overhead
@@ -76,6 +76,8 @@ def run(options: Options) -> Iterator[tuple[Result, Limits]]:
     """
     chosen = _chosen(options)
     _check_device(options.device)
+    # Else a large result of one contestant is fresh memory or not by what another one has freed.
+    keep_memory()
     for threads in options.threads:
         watch = Watch(torch.device(options.device).type, threads, options.rounds, options.span)
         with _threads(threads):
@@ -121,6 +123,20 @@ def tell(options: Options, path: Path | None = None) -> Iterator[str]:
             path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         yield ""
         yield from report.lines(result)
+
+
+def calibrated(options: Options) -> Iterator[str]:
+    """Fit the rates of the cost model to this machine, and give them as lines of `rates.py`.
+
+    Args:
+        options: of which the device and the first number of threads are heeded.
+    """
+    _check_device(options.device)
+    yield from report.about(about(options))
+    threads = options.threads[0]
+    device = torch.device(options.device).type
+    with _threads(threads):
+        yield from calibrate.tell(Watch(device, threads, 3, 1e-3), progress=options.progress)
 
 
 def about(options: Options) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from einheads.steps import (
     sources,
 )
 
+from .choice import in_a_line, runner_up
 from .spellings import spellings
 from .story import Effect, Explanation, Matrices, Operation, Pair, Value
 from .subject import Outline, Subject, prepare, shapes_of, strides_of, traits_of
@@ -164,6 +165,8 @@ def tell(subject: Subject) -> Explanation:
             _operation(subject, names, place, step)
             for place, step in enumerate(subject.steps.steps)
         ),
+        chosen=in_a_line(subject.steps),
+        runner_up=runner_up(subject) if contractions else None,
         multiply_adds=plan.multiply_adds,
         naive=plan.naive,
         itemsize=subject.traits.itemsize,

@@ -113,6 +113,23 @@ class Operation:
     matrices: Matrices | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """The lowering that came next to the chosen one.
+
+    Attributes:
+        steps: its products and copies in one line.
+        price: how many times the price of the chosen one it has.
+        bytes_copied: what it would move only to lie in another order.
+        reason: what makes it dearer.
+    """
+
+    steps: str
+    price: float
+    bytes_copied: int
+    reason: str
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Explanation:
     """What a pattern means, what runs for it, what that costs, and how else it could be written.
@@ -131,6 +148,8 @@ class Explanation:
         repeated: axes that are only in the output.
         contractions: pair by pair.
         steps: what runs.
+        chosen: the products of the steps, and what is copied for them, in one line.
+        runner_up: what the steps were chosen over; None if there is no other way.
         multiply_adds: of all contractions together.
         naive: multiply-adds if everything were expanded to all axes at once.
         itemsize: bytes for one number.
@@ -151,6 +170,8 @@ class Explanation:
     repeated: Dim
     contractions: tuple[Pair, ...]
     steps: tuple[Operation, ...]
+    chosen: str
+    runner_up: Alternative | None
     multiply_adds: int
     naive: int
     itemsize: int

@@ -39,6 +39,7 @@ class Subject:
         given: sizes that a caller of the function has to give, as far as somebody told them.
         assumed: axes whose size nobody told; the numbers are made up.
         traits: what else the steps were chosen for.
+        layouts: how each input lies in memory; None if all are contiguous.
     """
 
     bound: Bound
@@ -49,6 +50,7 @@ class Subject:
     given: Mapping[str, int]
     assumed: tuple[str, ...]
     traits: Traits
+    layouts: Sequence[Layout] | None
 
     @property
     def title(self) -> str:
@@ -132,7 +134,7 @@ def prepare(outline: Outline, shapes: Sequence[Sequence[int]] | None = None) -> 
     # from those in front of it.
     last = max((place for place, name in enumerate(steps.given) if name in assumed), default=-1)
     shown = {name: bound.sizes[name] for name in steps.given[last + 1 :]}
-    return Subject(bound, chosen, steps, names, bias, shown, assumed, outline.traits)
+    return Subject(bound, chosen, steps, names, bias, shown, assumed, outline.traits, layouts)
 
 
 def _layouts(

@@ -73,6 +73,14 @@ def summary(story: Explanation) -> str:
     )
 
 
+def choice(story: Explanation) -> str:
+    """What the steps were chosen over, and why."""
+    other = story.runner_up
+    if other is None:
+        return ""
+    return f"chosen over {other.steps}: {other.reason}"
+
+
 def assumption(story: Explanation) -> str:
     """Which sizes are made up."""
     if not story.assumed:
@@ -152,7 +160,8 @@ def _steps(story: Explanation) -> list[str]:
         )
         for step in story.steps
     ]
-    return ["Steps", *_table(rows), f"  {summary(story)}"]
+    last = [f"  {line}" for line in (summary(story), choice(story)) if line]
+    return ["Steps", *_table(rows), *last]
 
 
 def _spelling(spelling: Spelling) -> list[str]:

@@ -1,0 +1,83 @@
+"""Why these steps and no others: the chosen lowering beside the one that came next."""
+
+from __future__ import annotations
+
+from einheads.layout import contiguous
+from einheads.lower import drafts
+from einheads.price import parts
+from einheads.rates import rates_for
+from einheads.steps import Bmm, Linear, Matmul, Multiply, Steps, elements, flat
+
+from .spellings import dims_text
+from .story import Alternative
+from .subject import Subject
+
+# Prices that differ by less are the same.
+_EQUAL = 1.005
+
+
+def in_a_line(steps: Steps) -> str:
+    """The products of some steps, and what is copied for them.
+
+    Example:
+        >>> dims = (("b",), ("i",)), (("o",), ("i",))
+        >>> in_a_line(Steps(dims, (Linear(0, 1, None, ("i",), ()),), 2))
+        'linear b i x o i'
+    """
+    words = []
+    for number, step in enumerate(steps.steps, start=len(steps.inputs)):
+        if isinstance(step, (Bmm, Matmul, Linear, Multiply)):
+            left, right = (dims_text(steps.dims(value)) for value in (step.left, step.right))
+            words.append(f"{type(step).__name__.lower()} {left} x {right}")
+        elif number in steps.copies:
+            words.append(f"copy {dims_text(step.dims)}")
+    return "; ".join(words) or "no product"
+
+
+def runner_up(subject: Subject) -> Alternative | None:
+    """The next best lowering, if there is another one at all.
+
+    Args:
+        subject: what is explained.
+    """
+    own, price = in_a_line(subject.steps), sum(_parts(subject, subject.steps).values())
+    every = drafts(subject.bound, subject.plan, subject.layouts, subject.traits, subject.bias)
+    others = [one for one in every if one.price >= price and in_a_line(one.steps) != own]
+    if not others:
+        return None
+    second = min(others, key=lambda draft: draft.price)
+    return Alternative(
+        steps=in_a_line(second.steps),
+        price=second.price / price,
+        bytes_copied=_copied(subject, second.steps),
+        reason=_reason(subject, second.steps),
+    )
+
+
+def _copied(subject: Subject, steps: Steps) -> int:
+    numbers = (elements(steps.dims(number), subject.plan.sizes) for number in steps.copies)
+    return sum(numbers) * subject.traits.itemsize
+
+
+def _reason(subject: Subject, second: Steps) -> str:
+    """What makes the second one dearer, by the largest difference between the two."""
+    own, other = _parts(subject, subject.steps), _parts(subject, second)
+    if sum(other.values()) < sum(own.values()) * _EQUAL:
+        return "both cost the same"
+    part = max(own, key=lambda name: other[name] - own[name])
+    if part == "copies":
+        more = _copied(subject, second) - _copied(subject, subject.steps)
+        return f"it copies {more:,} bytes more" if more > 0 else "its copies take longer"
+    return {
+        "products": "its matrix products take longer",
+        "elementwise": "multiplying elementwise takes longer",
+        "views": "it makes more views",
+        "reader": "its result lies in another order",
+    }[part]
+
+
+def _parts(subject: Subject, steps: Steps) -> dict[str, float]:
+    sizes, traits = subject.plan.sizes, subject.traits
+    dense = [tuple((name,) for name in dict.fromkeys(flat(dims))) for dims in steps.inputs]
+    layouts = subject.layouts or [contiguous(dims, sizes) for dims in dense]
+    return parts(steps, layouts, sizes, traits.itemsize, rates_for(traits.device))

@@ -1,0 +1,219 @@
+"""The search: every way is right for all strides, few are written down, and copies are real."""
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from einheads import lower as lowering
+from einheads.bench.probes import CopyCounter
+from einheads.bench.suites import random_cases
+from einheads.candidates import Traits
+from einheads.layout import Layout, layout
+from einheads.lower import drafts, lower
+from einheads.pattern import parse
+from einheads.plan import plan
+from einheads.program import compile_source
+from einheads.rates import CPU, CUDA, rates_for
+from einheads.sizes import Bound, bind
+from einheads.source import write
+from einheads.steps import Bmm, Linear, Matmul, Steps
+from einheads.ways import ways
+from oracle import oracle
+
+KINDS = ("dense", "turned", "sliced", "expanded", "backward")
+
+
+def drawn(shape: tuple[int, ...], kind: str, draw: random.Random) -> Tensor:
+    """A random tensor that lies in memory as the kind says."""
+    generator = torch.Generator().manual_seed(draw.randrange(1000))
+
+    def normal(*sizes: int) -> Tensor:
+        return torch.randn(sizes, generator=generator, dtype=torch.float64)
+
+    if kind == "turned":
+        order = list(range(len(shape)))
+        draw.shuffle(order)
+        stored = normal(*(shape[place] for place in order))
+        return stored.permute([order.index(place) for place in range(len(order))])
+    if kind == "sliced":
+        return normal(*(2 * size + 1 for size in shape))[tuple(slice(1, None, 2) for _ in shape)]
+    if kind == "expanded":
+        place = draw.randrange(len(shape))
+        return normal(*(1 if k == place else size for k, size in enumerate(shape))).expand(shape)
+    if kind == "backward":
+        return normal(*reversed(shape)).permute(*reversed(range(len(shape))))
+    return normal(*shape)
+
+
+def small_patterns(count: int) -> list[tuple[str, dict[str, int]]]:
+    """Random contractions with sizes small enough for the definition, a few of them one."""
+    draw = random.Random(7)
+    found = []
+    for case in random_cases(count, seed=11):
+        axes = list(case.sizes)
+        sizes = {axis: draw.choice((1, 2, 2, 3, 3, 4)) for axis in axes}
+        found.append((case.pattern, sizes))
+    return found
+
+
+def bound_for(pattern: str, tensors: list[Tensor]) -> tuple[Bound, list[Layout]]:
+    """A pattern with the sizes and layouts of tensors."""
+    bound = bind(parse(pattern), [tensor.shape for tensor in tensors])
+    layouts = [
+        layout(dims, tensor.stride(), bound.sizes)
+        for dims, tensor in zip(bound.operands, tensors, strict=True)
+    ]
+    return bound, layouts
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_every_way_agrees_with_the_definition(number: int) -> None:
+    """Values and gradients of each candidate, for operands of every kind of stride."""
+    pattern, sizes = small_patterns(20)[number]
+    draw = random.Random(number)
+    shapes = [
+        tuple(sizes[name] for name in term.split()) for term in pattern.split(" -> ")[0].split(", ")
+    ]
+    seen: set[Steps] = set()
+    for _ in range(4):
+        tensors = [drawn(shape, draw.choice(KINDS), draw) for shape in shapes]
+        bound, layouts = bound_for(pattern, tensors)
+        leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+        plain = torch.einsum(pattern.replace(" ", ""), *leaves)
+        weights = torch.randn_like(plain)
+        expected = torch.autograd.grad((plain * weights).sum(), leaves)
+        values = oracle(pattern, *(tensor.numpy() for tensor in tensors))
+        for draft in drafts(bound, plan(bound), layouts, Traits(itemsize=8)):
+            seen.add(draft.steps)
+            run = compile_source(write(draft.steps, ["x", "y"], title=pattern), "contract", "<way>")
+            result = run(*tensors)
+            np.testing.assert_allclose(result.numpy(), values, rtol=1e-10, atol=1e-10)
+            twins = [tensor.detach().requires_grad_() for tensor in tensors]
+            found = torch.autograd.grad((run(*twins) * weights).sum(), twins)
+            for one, other in zip(found, expected, strict=True):
+                torch.testing.assert_close(one, other)
+    assert seen
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_exactly_the_declared_copies_run(number: int) -> None:
+    """Of every candidate, on strided operands: what says that it copies does, and nothing else."""
+    pattern, sizes = small_patterns(20)[number]
+    # No size is one, where a copy may turn out to be a view.
+    sizes = {name: size + 1 for name, size in sizes.items()}
+    draw = random.Random(number)
+    shapes = [
+        tuple(sizes[name] for name in term.split()) for term in pattern.split(" -> ")[0].split(", ")
+    ]
+    tensors = [drawn(shape, draw.choice(KINDS[:2]), draw) for shape in shapes]
+    bound, layouts = bound_for(pattern, tensors)
+    checked = 0
+    for draft in drafts(bound, plan(bound), layouts, Traits(itemsize=8)):
+        run = compile_source(write(draft.steps, ["x", "y"], title=pattern), "contract", "<way>")
+        with CopyCounter() as counter:
+            run(*tensors)
+        products = [step for step in draft.steps.steps if isinstance(step, (Bmm, Matmul, Linear))]
+        if all(isinstance(step, Bmm) for step in products):
+            assert counter.copies.total() == len(draft.steps.copies), write(
+                draft.steps, ["x", "y"], title=pattern
+            )
+            checked += 1
+    assert checked > 1
+
+
+class Counter:
+    """Counts how many lowerings are written down."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        original: Any = lowering._Lowering.written
+
+        def written(own: Any, chosen: Any) -> Any:
+            self.count += 1
+            return original(own, chosen)
+
+        monkeypatch.setattr(lowering._Lowering, "written", written)
+
+
+def test_few_lowerings_are_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing down and pricing exactly is the slow part of planning: three at most."""
+    counter = Counter(monkeypatch)
+    for case in random_cases(30, seed=5):
+        bound = bind(parse(case.pattern), case.shapes)
+        counter.count = 0
+        lower(bound, plan(bound))
+        assert 1 <= counter.count <= 3
+
+
+def test_a_long_chain_is_searched_in_a_beam(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred operands: as few are written down, and each contraction is searched a few times."""
+    counter = Counter(monkeypatch)
+    searched = 0
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal searched
+        searched += 1
+        return ways(*arguments, **options)
+
+    monkeypatch.setattr(lowering, "ways", counted)
+    terms = ["b x0", *(f"x{k} x{k + 1}" for k in range(99))]
+    bound = bind(parse(f"{', '.join(terms)} -> b x99"), [(8, 8)] * 100)
+    steps = lower(bound, plan(bound))
+    assert counter.count <= 3
+    assert searched <= 4 * 99
+    assert len(steps.products) == 99
+
+
+def test_hopeless_ways_are_not_priced_closely() -> None:
+    """The search for the choice gives a fraction of all ways, and the cheapest of all first."""
+    ratio = []
+    for case in random_cases(20, seed=5):
+        bound = bind(parse(case.pattern), case.shapes)
+        (step,) = plan(bound).contractions
+        own = [
+            layout(dims, torch.empty(shape).stride(), bound.sizes)
+            for dims, shape in zip(bound.operands, case.shapes, strict=True)
+        ]
+        few = ways(step, own[0], own[1], bound.sizes, Traits(), bound.output)
+        every = ways(step, own[0], own[1], bound.sizes, Traits(), bound.output, every=True)
+        assert few[0][0] == pytest.approx(every[0][0], rel=0.3)
+        assert len(few) <= len(every)
+        ratio.append(len(few) / len(every))
+    assert sum(ratio) / len(ratio) < 0.5
+
+
+def test_the_lowering_of_torch_is_a_candidate() -> None:
+    """Permuted to batch, left, contract and batch, contract, right, and folded: as textbooks do."""
+    bound = bind(parse("c b a d, c a e b -> e a d"), [(6, 3, 4, 5), (6, 4, 7, 3)])
+    wanted = {(("a",), ("d",), ("c", "b")), (("a",), ("e",), ("c", "b"))}
+    found = {
+        bound_dims
+        for draft in drafts(bound, plan(bound))
+        for step in draft.steps.steps
+        if isinstance(step, Bmm)
+        for bound_dims in (draft.steps.dims(step.left), draft.steps.dims(step.right))
+    }
+    assert wanted & found
+
+
+def test_each_device_has_rates() -> None:
+    """Those of the device that the traits name."""
+    assert rates_for("cpu") is CPU
+    assert rates_for("cuda") is CUDA
+    # On CUDA a launch costs more than a view, and small work is free beside it.
+    assert CUDA.bmm_call > CUDA.view
+    assert CUDA.multiply_add < CPU.multiply_add
+
+
+def test_the_device_decides() -> None:
+    """Rows of dot products are a stack of products where that is faster: on the CPU, not off it."""
+    pattern, shapes = "n c, n c -> n", [(65536, 32), (65536, 32)]
+    bound = bind(parse(pattern), shapes)
+    off = lower(bound, plan(bound), traits=Traits(device="cuda"))
+    assert not any(isinstance(step, Bmm) for step in off.steps)
+    on = lower(bound, plan(bound), traits=Traits(device="cpu"))
+    assert any(isinstance(step, Bmm) for step in on.steps)
