@@ -223,6 +223,8 @@ def apply(
     try:
         return run(*tensors, *extra)
     except RuntimeError as error:
+        # A tensor of another kind, such as mkldnn's, may have the signature of a dense one.
+        check_types(_declared(declaration), tensors)
         check_mixture(_declared(declaration), tensors)
         check_support(tensors, error)
         raise
