@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from .operands import Declaration, check_mixture, check_support
+from .operands import Declaration, check_mixture, check_support, check_types
 from .program import autocasts, cache, prepare
 from .training import Trainer, contract, trainer
 
@@ -92,6 +92,8 @@ def apply(
             return unwatched(*tensors, *extra)
         return run(*tensors, *extra)
     except RuntimeError as error:
+        # A tensor of another kind, such as mkldnn's, may have the signature of a dense one.
+        check_types(_declared(declaration), tensors)
         check_mixture(_declared(declaration), tensors)
         check_support(tensors, error)
         raise
