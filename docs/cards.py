@@ -174,7 +174,7 @@ def formula(layer: Any) -> str:
 
     Example:
         >>> formula(einheads.HeadLinear(h=8, i=64, o=32))
-        'y[..., h, o] = \u03a3 i  x[..., h, i] \u00b7 weight[h, o, i] + bias[h, o]'
+        'y[..., h, o] = \u03a3(i) x[..., h, i] \u00b7 weight[h, o, i] + bias[h, o]'
     """
     left, _, right = pattern(layer).partition(" ->")
     operands = [part.split() for part in left.split(",")]
@@ -188,7 +188,7 @@ def formula(layer: Any) -> str:
     summed = [axis for axis in axes if axis not in re.findall(r"\w+", right) and axis != "1"]
     total = " \u00b7 ".join(f"{name}[{index}]" for name, index in named)
     if summed:
-        total = f"\u03a3 {' '.join(summed)}  {total}"
+        total = f"\u03a3({', '.join(summed)}) {total}"
     if bias:
         total += f" + bias[{', '.join(layer.roles['bias'])}]"
     return f"y[{_index(right.split())}] = {total}"

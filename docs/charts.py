@@ -53,7 +53,7 @@ def strip(title: str, contestants: Mapping[str, Ratios]) -> str:
         return _LABELS + _PLOT * (math.log2(ratio) - low) / (high - low)
 
     bottom = _TOP + _ROW * len(contestants)
-    width, height = _LABELS + _PLOT + _NUMBERS + 20, bottom + 44
+    width, height = _LABELS + _PLOT + _NUMBERS, bottom + 44
     parts = [f'<text x="16" y="24" font-weight="bold">{escape(title)}</text>']
     # Where there are many powers of two, not all of them have a number.
     stride = -(-(high - low) // 10)
@@ -61,7 +61,8 @@ def strip(title: str, contestants: Mapping[str, Ratios]) -> str:
         if power % stride == 0:
             x, kind = place(2.0**power), "even" if power == 0 else "grid"
             parts.append(
-                f'<line class="{kind}" x1="{x:.1f}" y1="{_TOP - 10:g}" x2="{x:.1f}" y2="{bottom:g}"/>'
+                f'<line class="{kind}" x1="{x:.1f}" y1="{_TOP - 10:g}" x2="{x:.1f}" '
+                f'y2="{bottom:g}"/>'
                 f'<text class="soft" x="{x:.1f}" y="{bottom + 14:g}" text-anchor="middle">'
                 f"{_power(power)}</text>"
             )
@@ -88,7 +89,7 @@ def strip(title: str, contestants: Mapping[str, Ratios]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" class="eh-race" role="img" width="{width:g}" '
         f'height="{height:g}" viewBox="0 0 {width:g} {height:g}"><title>{escape(title)}</title>'
         f"<desc>{escape(_words(contestants))}</desc><style>{_STYLE}</style>"
-        f'<rect class="ground" x="0.5" y="0.5" width="{width - 1:g}" height="{height - 1:g}" '
+        f'<rect class="ground" x="1" y="1" width="{width - 2:g}" height="{height - 2:g}" '
         f'rx="10"/>{"".join(parts)}</svg>'
     )
 

@@ -3,7 +3,8 @@
 A fenced block `picture` holds one Python expression that gives an `Explanation`, and becomes its
 drawing. A block `card` holds a layer and the shapes of its inputs, and becomes a drawing with what
 the layer holds and costs. A line `<!-- made: NAME -->` becomes Markdown that is made here, from the
-classes or from committed benchmarks. The file is named in `mkdocs.yml` under `hooks`, and is no page.
+classes or from committed benchmarks. The file is named in `mkdocs.yml` under `hooks`, and is no
+page.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from html import escape
 from typing import Any
 
 import cards
-import races
-
 import einheads
+import races
 
 # The drawing follows the system's choice of light and dark; the site has a switch of its own.
 _SYSTEM = "@media (prefers-color-scheme:dark)"
@@ -34,7 +34,9 @@ def on_config(config: Any) -> Any:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put in what is made from classes and measurements."""
-    return re.sub(r"^<!-- made: (.+) -->$", lambda found: made(found[1]), markdown, flags=re.M)
+    return re.sub(
+        r"^<!-- made: (.+) -->$", lambda found: made(found[1]), markdown, flags=re.MULTILINE
+    )
 
 
 def made(name: str) -> str:

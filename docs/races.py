@@ -118,6 +118,8 @@ def race(run: Run, figure: Callable[[str], str]) -> Iterator[str]:
     peers = [(row["case"], row["numbers"][row["peer"]]) for row in run.rows if row["peer"]]
     if peers:
         columns["fastest peer"] = peers
+    # Rivals first, yardsticks last.
+    columns = dict(sorted(columns.items(), key=lambda one: one[0] in YARDSTICKS))
     yield figure(charts.strip(f"{run.result['suite']}, {run.label}", columns))
     shown = {name.replace("best peer", "fastest peer"): one for name, one in summaries.items()}
     yield table(
@@ -140,7 +142,10 @@ def race(run: Run, figure: Callable[[str], str]) -> Iterator[str]:
             row["case"],
             charts.times(row["seconds"] * 1e6),
             f"{row['limit'] / row['seconds']:.0%}" if row["limit"] else "",
-            *(charts.times(row["numbers"][name]) if name in row["numbers"] else "" for name in names),
+            *(
+                charts.times(row["numbers"][name]) if name in row["numbers"] else ""
+                for name in names
+            ),
         )
         for row in run.rows
     ]
@@ -185,7 +190,10 @@ def probe(run: Run) -> Iterator[str]:
     rows = [
         (
             row["case"],
-            *(charts.times(row["numbers"][name]) if name in row["numbers"] else "" for name in names),
+            *(
+                charts.times(row["numbers"][name]) if name in row["numbers"] else ""
+                for name in names
+            ),
         )
         for row in run.rows
     ]
@@ -208,14 +216,25 @@ def heads(folder: Path = FOLDER) -> str:
                 charts.times(unit),
             )
         )
-    titles = ["rows each", "matrices", "unsqueeze", "loop", "vmap", "einsum", "bmm by hand", "einheads"]
+    titles = [
+        "rows each",
+        "matrices",
+        "unsqueeze",
+        "loop",
+        "vmap",
+        "einsum",
+        "bmm by hand",
+        "einheads",
+    ]
     told = table(titles, rows)
     where = f"{run.machine['processor']}, {run.label}, {run.machine['dtype']}"
-    return f"{told}\n\nMicroseconds for one call; {where}, torch {run.machine['versions']['torch']}."
+    return (
+        f"{told}\n\nMicroseconds for one call; {where}, torch {run.machine['versions']['torch']}."
+    )
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table in Markdown; all columns but the first are aligned at the right if they are numbers."""
+    """A table in Markdown; columns of numbers, but for the first, are aligned at the right."""
     marks = [
         "---:" if place and all(_number(row[place]) for row in rows) else "---"
         for place in range(len(heads))

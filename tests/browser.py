@@ -1,7 +1,8 @@
 """A headless Chromium, steered through its own debugging pipe.
 
 It needs nothing but the browser: no driver whose version has to fit, and no package. Messages are
-JSON, ended by a zero byte: commands go in through file descriptor 3, answers and events come out of 4.
+JSON, ended by a zero byte: commands go in through file descriptor 3, answers and events come out
+of 4.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _OPTIONS = (
     "--headless",
@@ -69,7 +73,7 @@ class Chromium:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
 
-    def __enter__(self) -> Chromium:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
