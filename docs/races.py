@@ -133,7 +133,7 @@ def race(run: Run, figure: Callable[[str], str]) -> Iterator[str]:
     if parts:
         yield (
             "Of the speed that the machine has at most, einheads reaches "
-            f"{median(parts):.0%} in the middle, from {min(parts):.0%} to {max(parts):.0%}."
+            f"{median(parts):.0%} in the median, from {min(parts):.0%} to {max(parts):.0%}."
         )
     yield losses(run)
     names = [name for name in columns if name != "fastest peer"]

@@ -174,7 +174,7 @@ def test_page_of_benchmarks_names_goal_mean_worst_and_limit(
     assert "### few, CPU, 1 thread" in page
     assert "| loop | 1.00 | 0.50 | lost | 2 |" in page
     assert "| won | 2.00 | 25% | 2.00 |" in page
-    assert "reaches 25% in the middle, from 25% to 25%" in page
+    assert "reaches 25% in the median, from 25% to 25%" in page
     assert "| peak | 3.00 | 4.00 | 5.00 |" in page
     machine = hooks.races.machines(folder)
     for words in ("A, B, C", "a clock", "torch 2.0", "70 G multiply-adds/s", "9 GB/s for 1 MiB"):

@@ -78,7 +78,9 @@ class _Drawing:
         y = self.products(y + 14)
         if len(story.contractions) > 1:
             y = self.tree(y + 14)
-        for line in filter(None, (summary(story), assumption(story))):
+        # What it costs and what it is compared with, one below the other: a phone is narrow.
+        cost, _, held = summary(story).rstrip(")").partition(" (")
+        for line in filter(None, (cost, held, assumption(story))):
             y += 18
             self.text(_MARGIN, y, line, size=12, kind="soft")
         # Whole pixels: where a page cuts half a pixel off, the frame would lose a side.
