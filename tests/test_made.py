@@ -1,5 +1,6 @@
 """What is made while the site is built: the cards of the collection, and the page of benchmarks."""
 
+import doctest
 import inspect
 import json
 import re
@@ -233,3 +234,11 @@ def test_nothing_in_a_chart_leaves_its_frame() -> None:
         assert float(text.get("y")) < height
     for circle in root.iter(f"{SPACE}circle"):
         assert 100 < float(circle.get("cx")) < width - 100
+
+
+@pytest.mark.parametrize("name", ["cards", "charts"])
+def test_examples_of_the_makers_run(hooks: ModuleType, name: str) -> None:
+    """They are no part of the package, whose examples are collected."""
+    result = doctest.testmod(sys.modules[name])
+    assert result.attempted > 0
+    assert result.failed == 0

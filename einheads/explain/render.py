@@ -183,7 +183,7 @@ class _Drawing:
         for axis in axes:
             times = max(flat(value.dims).count(axis) for value in self.story.inputs) or 1
             role = self.story.roles[axis][0]
-            words = (" ".join([axis] * times), str(self.story.sizes[axis]))
+            words = (" ".join([axis] * times), f"{self.story.sizes[axis]:,}")
             width = max(_CELL, *(_width(word, 14) + 14 for word in words), _width(role, 10) + 6)
             places[axis] = x, width
             x += width + _GAP
@@ -206,7 +206,7 @@ class _Drawing:
         self.text(
             x + width / 2,
             y + 35,
-            f"{self.story.sizes[axis]}",
+            f"{self.story.sizes[axis]:,}",
             size=11,
             kind="cell",
             anchor="middle",
