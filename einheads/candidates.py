@@ -29,12 +29,14 @@ class Traits:
         itemsize: bytes for one number.
         integer: integers have no matrix product on every device, and sum into int64.
         autocast: contractions are matrix products without exception, since only these are cast.
+        dense: whoever reads the result copies it, unless it is born in the order of its dimensions.
     """
 
     device: str = "cpu"
     itemsize: int = 4
     integer: bool = False
     autocast: bool = False
+    dense: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +226,8 @@ def _price_result(
         return copy
     if made.folds(axes):
         return 0.0
+    if traits.dense:
+        return copy
     # A permuted result is free here, but whoever reads it pays something: the more if its last
     # axis is not the innermost one, over which softmax, norms and sums will run.
     last = next((name for name in reversed(axes) if name in made.order), None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .program import apply
+from .call import apply
 
 
 def einsum(pattern: str, /, *tensors: Tensor, **sizes: int) -> Tensor:

@@ -37,6 +37,8 @@ def lower(
     layouts: Sequence[Layout] | None = None,
     traits: Traits | None = None,
     bias: Dim | None = None,
+    *,
+    free: bool = False,
 ) -> Steps:
     """Choose the tensor operations for a plan.
 
@@ -54,8 +56,11 @@ def lower(
         layouts: how each operand (and then the bias) lies in memory; contiguous by default.
         traits: device, dtype and autocast, as far as they matter.
         bias: axes of a bias which is added to the result; it is the last input.
+        free: whether the result may have its dimensions in any order, folded or not, since it is
+            read by another program of ours; then it has no bias.
     """
-    return _start(bound, plan, layouts, traits, bias).lower()
+    start = _start(bound, plan, layouts, traits, bias)
+    return (replace(start, output=None) if free else start).lower()
 
 
 def drafts(
@@ -117,7 +122,7 @@ class _Lowering:
     """What the lowering starts from: a plan, and the operands prepared for it."""
 
     plan: Plan
-    output: Dims
+    output: Dims | None
     needed: tuple[str, ...]
     traits: Traits
     bias: Dim | None
@@ -156,16 +161,20 @@ class _Lowering:
 
     def written(self, chosen: Sequence[Way]) -> Draft:
         """Write the chosen ways down, and price what came of it exactly."""
-        writer = replace(self, build=self.build.copy())
+        writer = replace(self, build=self.build.copy(), values=list(self.values))
         result = writer.write(chosen)
         build = writer.build
         given = untold(build.inputs, build.steps, self.needed, self.plan.sizes)
-        steps = Steps(build.inputs, tuple(build.steps), result, given, self.traits.integer)
+        products = tuple(writer.values[len(self.values) :])
+        steps = Steps(
+            build.inputs, tuple(build.steps), result, given, self.traits.integer, products
+        )
         layouts = [build.known[number] for number in range(len(build.inputs))]
-        return Draft(steps, price(steps, layouts, self.plan.sizes, self.traits.itemsize))
+        itemsize, dense = self.traits.itemsize, self.traits.dense
+        return Draft(steps, price(steps, layouts, self.plan.sizes, itemsize, dense=dense))
 
     def write(self, chosen: Sequence[Way]) -> int:
-        values = list(self.values)
+        values = self.values
         bias = len(self.build.inputs) - 1 if self.bias is not None else None
         for place, (step, way) in enumerate(zip(self.plan.contractions, chosen, strict=True)):
             left, right = values[step.left], values[step.right]
@@ -174,16 +183,31 @@ class _Lowering:
                 continue
             final = place == len(self.plan.contractions) - 1
             fused = None
-            if final and bias is not None and self.fuses(way):
-                fused, bias = self.build.arrange(bias, (way.columns,)), None
+            if final and bias is not None and self.fuses(way, left, right):
+                fused, bias = self.build.regroup(bias, self.shifts(way)), None
             values.append(self.product(way, left, right, fused))
         return self.finish(values[-1], bias)
 
-    def fuses(self, way: Candidate) -> bool:
-        """Whether a linear can add the bias itself."""
-        return bool(not way.batch and way.rows and way.columns) and set(way.columns) == set(
-            self.bias or ()
-        )
+    def fuses(self, way: Candidate, left: int, right: int) -> bool:
+        """Whether the product can add the bias itself, from a view of it that broadcasts."""
+        axes = set(self.bias or ())
+        if not way.batch:
+            return bool(way.rows and way.columns) and set(way.columns) == axes
+        # On CUDA, a product of stacks that adds a bias is slower than a product and a sum
+        # (pytorch#187093). Under autocast it would narrow the bias before the sum.
+        if self.traits.device != "cpu" or self.traits.autocast or self.traits.integer:
+            return False
+        whole = all(len(axes.intersection(dim)) in (0, len(dim)) for dim in way.result)
+        first, second = (right, left) if way.swapped else (left, right)
+        return whole and axes <= set(flat(way.result)) and not self.separate(way, first, second)
+
+    def shifts(self, way: Candidate) -> Dims:
+        """The dimensions in which a bias is added by a product."""
+        if not way.batch:
+            return (way.columns,)
+        axes = set(self.bias or ())
+        dims = tuple(dim if axes.issuperset(dim) else () for dim in way.result)
+        return dims[next((place for place, dim in enumerate(dims) if dim), len(dims)) :]
 
     # The kinds of contraction
 
@@ -206,7 +230,7 @@ class _Lowering:
         if candidate.swapped:
             left, right = right, left
         if candidate.batch:
-            return self.stacked(candidate, left, right)
+            return self.stacked(candidate, left, right, bias)
         rows, columns, contract = candidate.rows, candidate.columns, candidate.contract
         if not rows:
             # A matrix and a vector: torch is twice as fast with the vector on the right.
@@ -274,29 +298,34 @@ class _Lowering:
             return False
         return self.build.known[number].unit in contract
 
-    def stacked(self, candidate: Candidate, left: int, right: int) -> int:
-        batch, rows, columns, contract = (
-            candidate.batch,
-            candidate.rows,
-            candidate.columns,
-            candidate.contract,
-        )
+    def separate(self, candidate: Candidate, left: int, right: int) -> bool:
+        """Whether the axes of a stack keep dimensions of their own, which matmul folds itself."""
+        batch, rows, columns = candidate.result
         axes = [flat(self.build.dims(number)) for number in (left, right)]
         shared = all(name in one for name in batch for one in axes)
-        free = self.readable(left, candidate, rows) and self.readable(right, candidate, columns)
-        single = max(len(rows), len(columns), len(contract)) <= 1
-        # matmul folds the batch itself; several batch dimensions then need no reshape of ours.
-        apart = len(batch) > 1 and shared and free and single
+        single = max(len(rows), len(columns), len(candidate.contract)) <= 1
+        if len(batch) < 2 or not shared or not single:
+            return False
+        return self.readable(left, candidate, rows) and self.readable(right, candidate, columns)
+
+    def stacked(self, candidate: Candidate, left: int, right: int, bias: int | None) -> int:
+        batch, rows, columns = candidate.result
+        contract = candidate.contract
+        apart = self.separate(candidate, left, right)
         stack: Dims = tuple((name,) for name in batch) if apart else (batch,)
         left = self.matrix(left, candidate, rows, (*stack, rows, contract))
         right = self.matrix(right, candidate, columns, (*stack, contract, columns))
-        kind = Matmul if apart else Bmm
-        return self.build.emit(kind(left, right, contract, (*stack, rows, columns)))
+        dims = (*stack, rows, columns)
+        if apart:
+            return self.build.emit(Matmul(left, right, contract, dims))
+        return self.build.emit(Bmm(left, right, contract, dims, bias))
 
     # The result
 
     def finish(self, number: int, bias: int | None) -> int:
         """Add the bias, and bring the result into the order that the pattern wants."""
+        if self.output is None:
+            return number
         if bias is not None:
             axes = set(self.bias or ())
             have = set(flat(self.build.dims(number)))

@@ -25,11 +25,13 @@ class Declaration(NamedTuple):
         text: the pattern.
         bias: the axes of a bias, the last tensor of a call, separated by spaces; None for no bias.
         names: a name for each tensor in the source, the bias too; None for `x1`, `x2`, ...
+        checkpoint: whether a backward makes inner results again, instead of keeping them.
     """
 
     text: str
     bias: str | None = None
     names: tuple[str, ...] | None = None
+    checkpoint: bool = False
 
 
 def input_names(declaration: Declaration, count: int) -> tuple[str, ...]:

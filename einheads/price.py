@@ -68,7 +68,12 @@ _ADD = 0.48
 
 
 def price(
-    steps: Steps, layouts: Sequence[Layout], sizes: Mapping[str, int], itemsize: int = 4
+    steps: Steps,
+    layouts: Sequence[Layout],
+    sizes: Mapping[str, int],
+    itemsize: int = 4,
+    *,
+    dense: bool = False,
 ) -> float:
     """Price the steps of a program.
 
@@ -77,17 +82,33 @@ def price(
         layouts: how each input lies in memory.
         sizes: of every axis.
         itemsize: bytes for one number.
+        dense: whether the reader of the result copies it, unless its dimensions lie in order.
     """
-    return _Pricing(steps, layouts, sizes, itemsize).total()
+    return _Pricing(steps, layouts, sizes, itemsize, dense=dense).total()
+
+
+def layouts_of(steps: Steps, layouts: Sequence[Layout], sizes: Mapping[str, int]) -> list[Layout]:
+    """How every value lies in memory, if the inputs lie like this."""
+    pricing = _Pricing(steps, layouts, sizes, 4, dense=False)
+    for step in steps.steps:
+        pricing.layouts.append(pricing.made(step))
+    return pricing.layouts
 
 
 class _Pricing:
     def __init__(
-        self, steps: Steps, layouts: Sequence[Layout], sizes: Mapping[str, int], itemsize: int
+        self,
+        steps: Steps,
+        layouts: Sequence[Layout],
+        sizes: Mapping[str, int],
+        itemsize: int,
+        *,
+        dense: bool,
     ) -> None:
         self.steps = steps
         self.sizes = sizes
         self.itemsize = itemsize
+        self.dense = dense
         self.layouts = list(layouts)
 
     def total(self) -> float:
@@ -108,6 +129,8 @@ class _Pricing:
             return 0.0
         last = next((name for name in reversed(axes) if name in layout.order), None)
         copy = self.copy(axes, layout)
+        if self.dense:
+            return copy + _COPY
         return copy * 0.05 if last == layout.unit else copy * 0.1 + _VIEW
 
     def one(self, step: Step) -> float:
@@ -211,9 +234,13 @@ class _Pricing:
         rows: Dim = ()
         columns: Dim = ()
         call = _MM
+        if isinstance(step, Bmm) and step.bias is not None:
+            # The result is filled with the bias first, as a copy is.
+            call += _VIEW + elements(step.dims, self.sizes) * _NUMBER
         if isinstance(step, Bmm) or len(right) > 2:
             *front, rows, columns = step.dims
-            stack, call = tuple(front), _BMM if isinstance(step, Bmm) else _BMM + 2 * _VIEW
+            stack = tuple(front)
+            call += _BMM - _MM + (0.0 if isinstance(step, Bmm) else 2 * _VIEW)
         elif len(right) == 2:
             *front, columns = step.dims
             rows = flat(tuple(front))

@@ -1,9 +1,9 @@
 """From steps to a callable: the only `exec`, the only cache, and so the only state.
 
-A call looks up its exact signature (shapes, strides, dtypes); a new signature looks up its coarse
-class (layouts, powers of two); a new class is planned, lowered and written; a new text is compiled.
-The text is symbolic in its sizes, so that all batch sizes share one program. This file knows
-nothing of the syntax of patterns, of modules or of parameters.
+A call (`call.py`) looks up its exact signature (shapes, strides, dtypes); a new signature looks up
+its coarse class (layouts, powers of two); a new class is planned, lowered and written; a new text
+is compiled. The text is symbolic in its sizes, so that all batch sizes share one program. This file
+knows nothing of the syntax of patterns, of modules or of parameters.
 """
 
 from __future__ import annotations
@@ -12,26 +12,19 @@ import linecache
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .candidates import Traits
-from .layout import layout
+from .layout import Layout, layout
 from .lower import lower
-from .operands import (
-    Declaration,
-    check_mixture,
-    check_support,
-    check_types,
-    input_names,
-    labels,
-)
+from .operands import Declaration, check_mixture, check_types, input_names, labels
 from .pattern import Pattern, parse
-from .plan import plan
-from .sizes import Bound, bind
+from .plan import Plan, plan
+from .sizes import Bound, Dim, Dims, bind
 from .source import write
 from .steps import Steps
 
@@ -60,17 +53,46 @@ class Program:
 
     Attributes:
         steps: what it does.
+        title: the pattern that it computes, in words.
         source: its text.
         run: the function; takes the tensors and then the sizes named in `steps.given`.
     """
 
     steps: Steps
+    title: str
     source: str
     run: Callable[..., Tensor]
 
+    def trailing(self, bound: Bound) -> tuple[int, ...]:
+        """The sizes that the function takes behind the tensors."""
+        return tuple(bound.sizes[name] for name in self.steps.given)
+
+    def keeping(self, results: Sequence[int], names: Sequence[str]) -> Callable[..., Any]:
+        """A function that returns these values, as a tuple, and does only what they need."""
+        text = write(self.steps, names, title=self.title, results=results)
+        filename = self.run.__code__.co_filename.removesuffix(">")
+        return compile_source(text, "contract", f"{filename}, returning {tuple(results)}>")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lowered:
+    """What is known of a class of calls.
+
+    Attributes:
+        program: what runs.
+        plan: the contractions that it makes, in order.
+        layouts: of the tensors that it takes.
+        planned: whether a planned backward pays, by the tensors that need gradients; filled in by
+            whoever finds out.
+    """
+
+    program: Program
+    plan: Plan
+    layouts: tuple[Layout, ...]
+    planned: dict[tuple[bool, ...], bool] = field(default_factory=dict)
+
 
 _Signature = tuple[Any, ...]
-_Entry = tuple[Callable[..., Tensor], tuple[int, ...]]
 
 # A program is a few kilobytes; a signature a few hundred bytes.
 _MAX_PROGRAMS = 1024
@@ -84,9 +106,9 @@ class _Cache:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.signatures: dict[_Signature, _Entry] = {}
-        self.classes: dict[_Signature, Program] = {}
-        self.programs: dict[tuple[Declaration, Steps], Program] = {}
+        self.signatures: dict[_Signature, Any] = {}
+        self.classes: dict[_Signature, Lowered] = {}
+        self.programs: dict[tuple[str, tuple[str, ...], Steps], Program] = {}
         self.patterns: dict[str, Pattern] = {}
         self.per_pattern: dict[str, int] = {}
         self.compilations = 0
@@ -125,7 +147,8 @@ class _Cache:
                 self.patterns[text] = found
         return found
 
-    def remember(self, signature: _Signature, entry: _Entry) -> None:
+    def remember(self, signature: _Signature, entry: object) -> None:
+        """Keep what a call with exactly this signature runs."""
         with self.lock:
             if len(self.signatures) >= _MAX_SIGNATURES:
                 # The oldest half goes: dictionaries keep the order of insertion.
@@ -133,9 +156,21 @@ class _Cache:
                     del self.signatures[old]
             self.signatures[signature] = entry
 
-    def program(self, declaration: Declaration, pattern: Pattern, steps: Steps) -> Program:
+    def lowered(self, key: _Signature, make: Callable[[], Lowered]) -> Lowered:
+        """What is known of a class of calls, made if it is a new one."""
+        found = self.classes.get(key)
+        if found is None:
+            found = make()
+            with self.lock:
+                if len(self.classes) >= _MAX_SIGNATURES:
+                    self.classes.clear()
+                self.classes[key] = found
+        return found
+
+    def program(self, title: str, names: tuple[str, ...], steps: Steps) -> Program:
+        """The program for some steps, compiled if it is a new one."""
         with self.lock:
-            found = self.programs.get((declaration, steps))
+            found = self.programs.get((title, names, steps))
             if found is not None:
                 return found
             if len(self.programs) >= _MAX_PROGRAMS:
@@ -143,25 +178,23 @@ class _Cache:
                 self.clear()
                 self.compilations, self.per_pattern = compilations, per_pattern
             self.compilations += 1
-            text = str(pattern)
-            self.per_pattern[text] = self.per_pattern.get(text, 0) + 1
-            if self.per_pattern[text] == _SUSPICIOUS:
+            self.per_pattern[title] = self.per_pattern.get(title, 0) + 1
+            if self.per_pattern[title] == _SUSPICIOUS:
                 warnings.warn(
-                    f"the pattern '{text}' has been compiled {_SUSPICIOUS} times: its tensors keep "
-                    "coming with other layouts or ranks; make them contiguous, or see "
+                    f"the pattern '{title}' has been compiled {_SUSPICIOUS} times: its tensors "
+                    "keep coming with other layouts or ranks; make them contiguous, or see "
                     "einheads.cache_info()",
                     RuntimeWarning,
                     stacklevel=2,
                 )
-            title = text if declaration.bias is None else f"{text}, plus a bias: {declaration.bias}"
-            source = write(steps, input_names(declaration, len(steps.inputs)), title=title)
-            run = compile_source(source, "contract", f"<einheads {self.compilations}: {text}>")
-            program = Program(steps, source, run)
-            self.programs[(declaration, steps)] = program
+            source = write(steps, names, title=title)
+            run = compile_source(source, "contract", f"<einheads {self.compilations}: {title}>")
+            program = Program(steps, title, source, run)
+            self.programs[(title, names, steps)] = program
             return program
 
 
-_cache = _Cache()
+cache = _Cache()
 
 
 def cache_info() -> CacheInfo:
@@ -176,12 +209,12 @@ def cache_info() -> CacheInfo:
         >>> info.programs, info.signatures
         (1, 3)
     """
-    return _cache.info()
+    return cache.info()
 
 
 def cache_clear() -> None:
     """Forget every program; the next call of each pattern plans and compiles again."""
-    _cache.clear()
+    cache.clear()
 
 
 def compile_source(source: str, name: str, filename: str) -> Callable[..., Tensor]:
@@ -193,65 +226,39 @@ def compile_source(source: str, name: str, filename: str) -> Callable[..., Tenso
     return function
 
 
-@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
-def apply(
-    declaration: Declaration | str, given: tuple[tuple[str, int], ...], *tensors: Tensor
-) -> Tensor:
-    """Run a declaration, or a pattern alone, on tensors.
-
-    `torch.compile` and `torch.export` see this call as one operation while they read the Python
-    code, and then trace the operations inside of it with symbolic sizes; nothing of the planning is
-    traced.
-    """
-    entry = None
-    try:
-        if len(tensors) == 2:  # by far the most calls; spelled out, this is twice as fast
-            a, b = tensors
-            dense = a.is_contiguous() or a.stride(), b.is_contiguous() or b.stride()
-            parts = (a.shape, a.dtype, b.shape, b.dtype, b.is_cpu, *dense)
-        else:
-            parts = _parts(tensors)
-        # True and 2.0 would be found as 1 and 2, and nobody would refuse them.
-        if not given or all(type(size) is int for _, size in given):
-            signature = declaration, given, _autocast(), tensors[0].is_cpu, parts
-            entry = _cache.signatures.get(signature)
-    except (TypeError, AttributeError, IndexError, RuntimeError):
-        # Symbolic sizes, which cannot be looked up; or something that is no strided tensor, which
-        # will be refused in our words.
-        entry = None
-    run, extra = entry or _miss(declaration, given, tensors)
-    try:
-        return run(*tensors, *extra)
-    except RuntimeError as error:
-        check_mixture(_declared(declaration), tensors)
-        check_support(tensors, error)
-        raise
-
-
-def _parts(tensors: Sequence[Tensor]) -> _Signature:
-    """What of the tensors tells their program: shape, dtype, and the strides unless contiguous."""
-    if len(tensors) == 2:
-        a, b = tensors
-        dense = a.is_contiguous() or a.stride(), b.is_contiguous() or b.stride()
-        return (a.shape, a.dtype, b.shape, b.dtype, b.is_cpu, *dense)
-    parts = [part for one in tensors for part in (one.shape, one.dtype, one.is_cpu)]
-    return (*parts, *[one.is_contiguous() or one.stride() for one in tensors])
-
-
 # The public question names a device and takes twice as long; this is asked at every call.
-_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled  # noqa: SLF001
+autocasts: Callable[[], bool] = torch._C._is_any_autocast_enabled  # noqa: SLF001
 
 
-def program_for(
+class Prepared(NamedTuple):
+    """What a call needs that has not been made before.
+
+    Attributes:
+        lowered: what runs.
+        bound: the pattern with the dimensions and sizes of this call.
+        traits: of its tensors.
+    """
+
+    lowered: Lowered
+    bound: Bound
+    traits: Traits
+
+    @property
+    def extra(self) -> tuple[int, ...]:
+        """The sizes that the program takes behind the tensors."""
+        return self.lowered.program.trailing(self.bound)
+
+
+def prepare(
     declaration: Declaration, given: tuple[tuple[str, int], ...], tensors: Sequence[Tensor]
-) -> tuple[Program, Bound]:
-    """The program that `apply` runs for these tensors, and the sizes it was found for."""
+) -> Prepared:
+    """Find or make the program for a call; refuses what does not fit."""
     check_types(declaration, tensors)
-    if not _autocast():
+    if not autocasts():
         check_mixture(declaration, tensors)
     # What is no text cannot be looked up; `parse` explains it.
     known = type(declaration.text) is str
-    pattern = _cache.pattern(declaration.text) if known else parse(declaration.text)
+    pattern = cache.pattern(declaration.text) if known else parse(declaration.text)
     operands = tensors if declaration.bias is None else tensors[:-1]
     bound = bind(
         pattern,
@@ -259,51 +266,72 @@ def program_for(
         dict(given),
         labels(declaration, len(pattern.operands)),
     )
-    sizes = {name: _hint(size) for name, size in bound.sizes.items()}
-    bias = None if declaration.bias is None else tuple(declaration.bias.split())
-    dims = bound.operands if bias is None else (*bound.operands, tuple((name,) for name in bias))
-    layouts = tuple(
-        layout(dims[number], [_hint(stride) for stride in tensor.stride()], sizes)
-        for number, tensor in enumerate(tensors)
-    )
     first = tensors[0]
     traits = Traits(
         device=first.device.type,
         itemsize=first.element_size(),
         integer=not (first.is_floating_point() or first.is_complex()),
-        autocast=_autocast(),
+        autocast=autocasts(),
     )
+    bias = None if declaration.bias is None else tuple(declaration.bias.split())
+    text = str(pattern)
+    title = text if declaration.bias is None else f"{text}, plus a bias: {declaration.bias}"
+    names = input_names(declaration, len(tensors))
+    dims = bound.operands if bias is None else (*bound.operands, tuple((name,) for name in bias))
+    layouts = tuple(
+        layout_of(one, tensor, bound) for one, tensor in zip(dims, tensors, strict=True)
+    )
+    return Prepared(lowered(title, names, bound, layouts, traits, bias), bound, traits)
+
+
+def layout_of(dims: Dims, tensor: Tensor, bound: Bound) -> Layout:
+    """How a tensor with these dimensions lies in memory."""
+    sizes = {name: _hint(bound.sizes[name]) for dim in dims for name in dim}
+    return layout(dims, [_hint(stride) for stride in tensor.stride()], sizes)
+
+
+def lowered(
+    title: str,
+    names: tuple[str, ...],
+    bound: Bound,
+    layouts: tuple[Layout, ...],
+    traits: Traits,
+    bias: Dim | None = None,
+    *,
+    free: bool = False,
+) -> Lowered:
+    """The program for dimensions and layouts, made if it is a new one.
+
+    Args:
+        title: what it computes, in words.
+        names: what the tensors are called.
+        bound: the dimensions and sizes.
+        layouts: of the operands, then of the bias if there is one.
+        traits: device, dtype and whatever else matters.
+        bias: its axes.
+        free: whether the result may have any order of dimensions.
+    """
+    sizes = {name: _hint(size) for name, size in bound.sizes.items()}
     # Sizes within a factor of two are planned alike; the text is symbolic and right for all of
     # them.
     classes = tuple(size.bit_length() for size in sizes.values())
-    key = (declaration, bound.operands, bound.output, bound.needed, classes, layouts, traits)
-    program = _cache.classes.get(key)
-    if program is None:
-        steps = lower(bound, plan(bound, sizes), layouts, traits, bias)
-        program = _cache.program(declaration, pattern, steps)
-        with _cache.lock:
-            if len(_cache.classes) >= _MAX_SIGNATURES:
-                _cache.classes.clear()
-            _cache.classes[key] = program
-    return program, bound
+    output = None if free else bound.output
+    key = (title, names, bound.operands, output, bound.needed, classes, layouts, traits)
+
+    def make() -> Lowered:
+        chosen = plan(bound, sizes)
+        steps = lower(bound, chosen, layouts, traits, bias, free=free)
+        return Lowered(cache.program(title, names, steps), chosen, layouts)
+
+    return cache.lowered(key, make)
 
 
-def _declared(declaration: Declaration | str) -> Declaration:
-    return declaration if isinstance(declaration, Declaration) else Declaration(declaration)
-
-
-def _miss(
-    declaration: Declaration | str,
-    given: tuple[tuple[str, int], ...],
-    tensors: Sequence[Tensor],
-) -> _Entry:
-    program, bound = program_for(_declared(declaration), given, tensors)
-    entry = program.run, tuple(bound.sizes[name] for name in program.steps.given)
-    told = [*(size for _, size in given), *(size for one in tensors for size in one.shape)]
-    if all(type(size) is int for size in told):
-        signature = declaration, given, _autocast(), tensors[0].is_cpu, _parts(tensors)
-        _cache.remember(signature, entry)
-    return entry
+def program_for(
+    declaration: Declaration, given: tuple[tuple[str, int], ...], tensors: Sequence[Tensor]
+) -> tuple[Program, Bound]:
+    """The program that a call with these tensors runs, and the sizes it was found for."""
+    prepared = prepare(declaration, given, tensors)
+    return prepared.lowered.program, prepared.bound
 
 
 def _hint(size: int) -> int:

@@ -26,6 +26,7 @@ from .steps import (
     Steps,
     Sum,
     flat,
+    live,
     sources,
     tellable,
 )
@@ -40,6 +41,7 @@ def write(
     title: str,
     name: str = "contract",
     given: Mapping[str, int] | None = None,
+    results: Sequence[int] | None = None,
 ) -> str:
     """Write the steps down as one Python function.
 
@@ -66,13 +68,23 @@ def write(
         title: the first line of the docstring, one line.
         name: the name of the function.
         given: sizes to show as default values of the sizes that the function takes.
+        results: the numbers of the values to return, as a tuple; by default, the one result.
+            Steps that none of them needs are left out.
     """
-    return _Writer(steps, tuple(names), given or {}).write(title, name)
+    return _Writer(steps, tuple(names), given or {}, results).write(title, name)
 
 
 class _Writer:
-    def __init__(self, steps: Steps, names: tuple[str, ...], given: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        steps: Steps,
+        names: tuple[str, ...],
+        given: Mapping[str, int],
+        results: Sequence[int] | None,
+    ) -> None:
         self.steps = steps
+        self.results = results
+        self.live = live(steps, [steps.result] if results is None else results)
         self.inputs = names
         self.given = given
         self.taken = {"torch", "F", *names}
@@ -93,17 +105,28 @@ class _Writer:
         self.taken.add(name)
         return name
 
-    def write(self, title: str, name: str) -> str:
+    def readers(self) -> dict[int, int]:
+        """How often each value is read."""
         count = len(self.inputs)
         readers = dict.fromkeys(range(count + len(self.steps.steps)), 0)
-        for step in self.steps.steps:
-            for source in sources(step):
-                readers[source] += 1
+        for place, step in enumerate(self.steps.steps):
+            if count + place in self.live:
+                for source in sources(step):
+                    readers[source] += 1
+        for number in self.results or ():
+            readers[number] += 1  # the `return` at the end reads it
+        return readers
+
+    def write(self, title: str, name: str) -> str:
+        count = len(self.inputs)
+        readers = self.readers()
         variable = dict(enumerate(self.inputs))
         lines: list[str] = []
         pending = ""
         for place, step in enumerate(self.steps.steps):
             number = count + place
+            if number not in self.live:
+                continue
             first = sources(step)[0]
             chained = len(sources(step)) == 1
             expression = self.spell(step, pending if chained and pending else None, variable)
@@ -116,7 +139,11 @@ class _Writer:
                 variable[number] = self.product(step, readers, variable)
             following = self.steps.steps[place + 1] if place + 1 < len(self.steps.steps) else None
             continues = (
-                following is not None and sources(following) == (number,) and readers[number] == 1
+                following is not None
+                and number + 1 in self.live
+                and sources(following) == (number,)
+                and readers[number] == 1
+                and number not in (self.results or ())
             )
             if continues and (chained or isinstance(step, Multiply)):
                 # The next operation is written behind this one, on the same line.
@@ -124,11 +151,14 @@ class _Writer:
                 continue
             pending = ""
             comment = f"  # {self.dims(step.dims)}"
-            if number == self.steps.result:
+            if number == self.steps.result and self.results is None:
                 lines.append(f"return {expression}{comment}")
             else:
                 lines.append(f"{variable[number]} = {expression}{comment}")
-        if self.steps.result < count:
+        if self.results is not None:
+            returned = [variable[number] for number in self.results]
+            lines.append(f"return {', '.join(returned)}{',' if len(returned) == 1 else ''}")
+        elif self.steps.result < count:
             lines.append(f"return {self.inputs[self.steps.result]}")
         defaults = [
             f"{self.axes[axis]}={self.given[axis]}" if axis in self.given else self.axes[axis]
@@ -231,6 +261,9 @@ class _Writer:
         if isinstance(step, Linear):
             bias = f", {variable[step.bias]}" if step.bias is not None else ""
             return f"F.linear({variable[step.left]}, {variable[step.right]}{bias})"
+        if isinstance(step, Bmm) and step.bias is not None:
+            values = (variable[number] for number in (step.bias, step.left, step.right))
+            return f"torch.baddbmm({', '.join(values)})"
         if isinstance(step, Bmm):
             return f"torch.bmm({variable[step.left]}, {variable[step.right]})"
         if isinstance(step, Matmul):

@@ -8,7 +8,7 @@ by its dimensions in axis names; sizes are not part of the steps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .sizes import Dim, Dims
@@ -97,12 +97,16 @@ class Matmul:
 
 @dataclass(frozen=True, slots=True)
 class Bmm:
-    """Multiply stacks of matrices: `batch rows inner, batch inner columns`, summed over `inner`."""
+    """Multiply stacks of matrices: `batch rows inner, batch inner columns`, summed over `inner`.
+
+    A bias, if there is one, broadcasts to the result and is added to it.
+    """
 
     left: int
     right: int
     contract: Dim
     dims: Dims
+    bias: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,7 @@ class Steps:
         result: the number of the value that is returned.
         given: axes whose size no input tells, in the order in which the program takes them.
         integer: whether the values are integers, which torch sums into int64 unless told otherwise.
+        products: the number of the value that each contraction of the plan makes.
     """
 
     inputs: tuple[Dims, ...]
@@ -137,6 +142,7 @@ class Steps:
     result: int
     given: tuple[str, ...] = ()
     integer: bool = False
+    products: tuple[int, ...] = ()
 
     def dims(self, number: int) -> Dims:
         """The dimensions of a value."""
@@ -159,11 +165,20 @@ class Steps:
 
 def sources(step: Step) -> tuple[int, ...]:
     """The values a step reads."""
-    if isinstance(step, Linear):
+    if isinstance(step, (Linear, Bmm)):
         return (step.left, step.right) if step.bias is None else (step.left, step.right, step.bias)
-    if isinstance(step, (Multiply, Add, Matmul, Bmm)):
+    if isinstance(step, (Multiply, Add, Matmul)):
         return (step.left, step.right)
     return (step.source,)
+
+
+def live(steps: Steps, results: Iterable[int]) -> set[int]:
+    """The values without which some results cannot be had, themselves included."""
+    needed = set(results)
+    for number in range(len(steps.inputs) + len(steps.steps) - 1, len(steps.inputs) - 1, -1):
+        if number in needed:
+            needed.update(sources(steps.steps[number - len(steps.inputs)]))
+    return needed
 
 
 def elements(dims: Dims, sizes: Mapping[str, int]) -> int:

@@ -18,13 +18,14 @@ PACKAGE = Path(einheads.__file__).parent
 TORCH_FREE = re.findall(
     r"\w+",
     """
-    errors pattern given sizes layout plan steps price candidates build lower source explain
+    errors pattern given sizes layout plan steps price candidates build lower source
+    gradients unplanned explain
     """,
 )
 WITH_TORCH = re.findall(
     r"\w+",
     """
-    operands program functional initializers layers roles convert folding shard bench
+    operands program training call functional initializers layers roles convert folding shard bench
     demo __main__
     """,
 )

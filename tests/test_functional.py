@@ -16,6 +16,7 @@ from torch import Tensor
 
 import einheads
 from cases import BY_NAME, CASES, Case, as_numpy, assert_agrees
+from einheads import training
 from oracle import dimensions, oracle
 from strategies import cases, random_cases, random_products
 
@@ -232,8 +233,21 @@ def test_product_is_a_tensor_of_its_own(case: Case) -> None:
     assert all(torch.equal(x, y) for x, y in zip(tensors, case.tensors(), strict=True))
 
 
+@pytest.fixture(params=[False, True], ids=["autograd", "planned"])
+def _backward(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let autograd do every backward by itself, or have all of them planned."""
+    monkeypatch.setattr(training, "pays", lambda _: request.param)
+    einheads.cache_clear()
+    yield
+    einheads.cache_clear()
+
+
+@pytest.mark.usefixtures("_backward")
 class TestGradients:
-    """Derivatives of every order agree with finite differences and with the definition."""
+    """Derivatives of every order agree with finite differences and with the definition.
+
+    They do whether a backward is planned or not; which one is cheaper is not asked here.
+    """
 
     @small_case
     def test_first_order(self, case: Case) -> None:

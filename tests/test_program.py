@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import einheads
-from einheads import program
+from einheads import call, program
 from einheads.operands import Declaration
 from einheads.program import compile_source, program_for
 
@@ -109,7 +109,7 @@ def test_errors_that_are_not_ours_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("no memory left")
 
-    entry = (full, ())
-    monkeypatch.setattr(program, "_miss", lambda *_: entry)
+    entry = (full, (), None)
+    monkeypatch.setattr(call, "_miss", lambda *_: entry)
     with pytest.raises(torch.OutOfMemoryError, match="no memory left"):
         einheads.einsum("a b -> b a", torch.ones(2, 3))

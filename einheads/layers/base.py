@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from keyword import iskeyword
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from einheads.call import apply
 from einheads.candidates import Traits
 from einheads.errors import EinheadsError, PatternError, SizeError, count, kind, nearest
 from einheads.explain import tell
@@ -23,11 +23,12 @@ from einheads.explain.subject import Outline, Subject, prepare, shapes_of, strid
 from einheads.functional import einsum
 from einheads.initializers import Fan, Initializer, Roles, fans, fill, fill_bias, orthogonal
 from einheads.operands import Declaration
-from einheads.program import apply
 
 from .arguments import arguments
-from .declare import Declared, declare
-from .options import called, check_options
+from .declare import Declared, check_switch, declare
+from .merging import merged
+from .options import check_options
+from .written import declared_arguments, moved_axes, note_axes
 
 
 class Einsum(nn.Module):
@@ -62,6 +63,8 @@ class Einsum(nn.Module):
         summed: axes, separated by spaces, that stand in one operand only and are summed; `...`
             among them.
         diagonal: whether an axis may stand twice in a weight, which then uses only its diagonal.
+        checkpoint: whether a backward computes inner results again, instead of keeping them; with
+            several weights, this trades one more forward for the memory. An attribute, too.
         device: where the parameters are made.
         dtype: of the parameters.
         **sizes: the size of every axis of the weights; sizes of other axes are checked at every
@@ -84,6 +87,7 @@ class Einsum(nn.Module):
         names: Sequence[str] | None = None,
         summed: str = "",
         diagonal: bool = False,
+        checkpoint: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **sizes: int,
@@ -125,6 +129,7 @@ class Einsum(nn.Module):
         )
         self._given = declared.given
         self._inputs = declared.inputs
+        self.checkpoint = checkpoint
         self.reset_parameters()
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -196,6 +201,16 @@ class Einsum(nn.Module):
         return dict(self.declared.sizes)
 
     @property
+    def checkpoint(self) -> bool:
+        """Whether a backward computes inner results again, instead of keeping them."""
+        return self._declaration.checkpoint
+
+    @checkpoint.setter
+    def checkpoint(self, value: bool) -> None:
+        check_switch("checkpoint", value)
+        self._declaration = self._declaration._replace(checkpoint=value)
+
+    @property
     def fans(self) -> dict[str, Fan]:
         """What the axes of each weight do: batch, in and out, and the fans that follow."""
         pattern = self.declared.pattern
@@ -251,6 +266,30 @@ class Einsum(nn.Module):
             )
         return stack
 
+    def merge(self) -> Einsum:
+        """A layer with one weight, into which all weights of this one are contracted beforehand.
+
+        For inference: the result is the same, the axes between the weights are gone. Whether it is
+        faster depends on the rank; `explain` of both layers tells the multiply-adds.
+
+        Example:
+            >>> import torch
+            >>> from einheads import Einsum
+            >>> low_rank = Einsum("... i, r i, o r -> ... o", i=64, r=48, o=32, bias="o")
+            >>> dense = low_rank.merge()
+            >>> dense
+            Einsum('... i, o i -> ... o', bias='o', o=32, i=64)
+            >>> x = torch.randn(10, 64)
+            >>> torch.testing.assert_close(dense(x), low_rank(x))
+
+        Returns:
+            A new layer with parameters of its own, in the same mode of training.
+
+        Raises:
+            PatternError: the layer has no weights to contract.
+        """
+        return merged(self, Einsum)
+
     def explain(self, *inputs: Any, **sizes: int) -> Explanation:
         """Explain what the layer does: roles, steps, cost, and three other ways to write it.
 
@@ -289,39 +328,11 @@ class Einsum(nn.Module):
     def extra_repr(self) -> str:
         """The arguments of the call that makes this layer."""
         told = None if type(self) is Einsum else arguments(self, self.sizes)
-        if told is not None:
-            return told
-        declared = self.declared
-        words: list[str] = [repr(declared.pattern.text)]
-        if declared.inputs != 1:
-            words.append(f"inputs={declared.inputs}")
-        if declared.bias is not None:
-            words.append(f"bias={' '.join(declared.bias)!r}")
-        if self.init != "linear":
-            words.append(
-                f"init={self.init!r}" if isinstance(self.init, str) else f"init={called(self.init)}"
-            )
-        default = ("weight",) if len(declared.names) == 1 else None
-        if declared.names != (
-            default or tuple(f"weight_{k + 1}" for k in range(len(declared.names)))
-        ):
-            words.append(f"names={declared.names!r}")
-        if self.summed:
-            words.append(f"summed={self.summed!r}")
-        if self.diagonal:
-            words.append("diagonal=True")
-        dtype = next((parameter.dtype for parameter in self.parameters()), torch.float32)
-        if dtype != torch.float32:
-            words.append(f"dtype={dtype}")
-        plain = {name: size for name, size in declared.sizes.items() if not iskeyword(name)}
-        words += [f"{name}={size}" for name, size in plain.items()]
-        # An axis may have the name of a Python keyword, which no call can spell directly.
-        rest = {name: size for name, size in declared.sizes.items() if name not in plain}
-        return ", ".join([*words, *([f"**{rest!r}"] if rest else [])])
+        return declared_arguments(self) if told is None else told
 
     def _subject(self, inputs: Sequence[Any], sizes: dict[str, int]) -> Subject:
         own = [getattr(self, name) for name in self._parameter_names]
-        text, bias, called = self._declaration
+        text, bias, called = self._declaration[:3]
         itemsize = own[0].element_size() if own else 4
         if not inputs:
             traits = Traits(itemsize=itemsize)
@@ -352,10 +363,7 @@ class Einsum(nn.Module):
         keep_vars: bool,  # noqa: FBT001
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        # The metadata lie beside the tensors, which stay a plain dictionary by their names.
-        metadata = getattr(destination, "_metadata", None)
-        if metadata is not None:
-            metadata.setdefault(prefix[:-1], {})["axes"] = self._axes()
+        note_axes(destination, prefix, self._axes())
 
     def _load_from_state_dict(
         self,
@@ -364,16 +372,8 @@ class Einsum(nn.Module):
         local_metadata: Mapping[str, Any],
         *args: Any,
     ) -> None:
-        saved, (*_, errors) = local_metadata.get("axes", {}), args
-        for name, axes in self._axes().items():
-            there = saved.get(name, axes)
-            # Other names are a matter of taste, the same names in another order a mistake, which
-            # equal sizes would hide.
-            if there != axes and sorted(there.split()) == sorted(axes.split()):
-                errors.append(
-                    f"'{prefix}{name}' was saved with the axes '{there}', but the layer has "
-                    f"'{axes}'; write: einheads.einsum('{there} -> {axes}', ...) on the saved one"
-                )
+        *_, errors = args
+        errors += moved_axes(local_metadata, prefix, self._axes())
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def _matrix_patterns(self, name: str) -> tuple[str, str]:

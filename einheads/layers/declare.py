@@ -18,7 +18,17 @@ from einheads.given import MOST, checked, fail_output, fix_spaces
 from einheads.pattern import Axis, Pattern, Term, parse
 
 # The keyword namespace belongs to the axes; these few are the options of a layer.
-RESERVED = ("inputs", "bias", "init", "names", "summed", "diagonal", "device", "dtype")
+RESERVED = (
+    "inputs",
+    "bias",
+    "init",
+    "names",
+    "summed",
+    "diagonal",
+    "checkpoint",
+    "device",
+    "dtype",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +137,13 @@ def _check_types(
         raise TypeError(
             f"summed is the axes to sum, as one string, not {kind(summed)}; write: summed='s t'"
         )
-    if not isinstance(diagonal, bool):
-        raise TypeError(f"diagonal is True or False, not {kind(diagonal)}; write: diagonal=True")
+    check_switch("diagonal", diagonal)
+
+
+def check_switch(name: str, value: object) -> None:
+    """Refuse what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is True or False, not {kind(value)}; write: {name}=True")
 
 
 def _check_type_of_names(names: object) -> None:

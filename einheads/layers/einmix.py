@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from einheads.call import apply
 from einheads.errors import PatternError, SizeError, kind
 from einheads.pattern import parse
-from einheads.program import apply
 
 from .base import Einsum
 from .declare import RESERVED

@@ -1,0 +1,288 @@
+"""The planned backward: an autograd function whose gradients are contractions of our own.
+
+Autograd undoes the views of a program one by one, and copies where they do not fit. Here, each
+gradient is lowered like any other contraction, for the layout that the incoming gradient really
+has, and comes out with the order of the tensor that it belongs to. What is kept meanwhile is what
+the gradients read: operands, and the results of inner contractions, which can be computed again
+instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .gradients import BIAS, Pull, plannable, pulled, pulls, read, spelled
+from .layout import Layout, contiguous
+from .operands import Declaration, input_names
+from .price import layouts_of, price
+from .program import Lowered, Prepared, layout_of, lowered
+from .sizes import Dims
+from .steps import elements
+from .unplanned import undone
+
+# Whether `torch.autograd.grad(..., is_grads_batched=True)` and its relatives are at work, whose
+# older vmap has rules for few operations.
+_functorch: Any = torch._C._functorch  # noqa: SLF001
+_is_batched: Callable[[Tensor], bool] = _functorch.is_legacy_batchedtensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One gradient, ready to run.
+
+    Attributes:
+        pull: which one.
+        program: takes the gradient of the result, the other value if there is one, and sizes.
+        extra: these sizes.
+    """
+
+    pull: Pull
+    program: Lowered
+    function: Callable[..., Tensor]
+    extra: tuple[int, ...]
+
+    def run(self, gradients: dict[int, Tensor], values: dict[int, Tensor]) -> None:
+        """Make the gradient."""
+        pull = self.pull
+        gradient = gradients[pull.result]
+        gradients[pull.of] = (
+            self.function(gradient, *self.extra)
+            if pull.other is None
+            else self.function(gradient, values[pull.other], *self.extra)
+        )
+
+
+class Trainer:
+    """The planned backward of calls with one signature, one schedule for each set of needs."""
+
+    __slots__ = ("declaration", "prepared", "schedules")
+
+    def __init__(self, declaration: Declaration, prepared: Prepared) -> None:
+        self.declaration = declaration
+        self.prepared = prepared
+        self.schedules: dict[tuple[bool, ...], Schedule | None] = {}
+
+    def schedule(self, needs: tuple[bool, ...]) -> Schedule | None:
+        """What is run and kept if these tensors need gradients; None if autograd does as well."""
+        try:
+            return self.schedules[needs]
+        except KeyError:
+            made = Schedule(self.declaration, self.prepared, needs)
+            wanted = self.declaration.checkpoint or pays(made)
+            found = self.schedules[needs] = made if wanted else None
+            return found
+
+
+def trainer(
+    declaration: Declaration, prepared: Prepared, tensors: Sequence[Tensor]
+) -> Trainer | None:
+    """The planned backward of a call, or None where only autograd's own is right."""
+    # Autocast changes dtypes inside of the program; a complex gradient conjugates the operands.
+    if prepared.traits.autocast or prepared.traits.integer or tensors[0].is_complex():
+        return None
+    if not plannable(prepared.bound, prepared.lowered.plan):
+        return None
+    return Trainer(declaration, prepared)
+
+
+# What the call of an autograd function and each task of its backward cost, in nanoseconds, beside
+# the operations: measured like the prices of steps. Autograd's own nodes are made and run in C++.
+_FUNCTION = 11000.0
+_TASK = 1000.0
+_NODE = 800.0
+
+
+def pays(schedule: Schedule) -> bool:
+    """Whether a planned backward is cheaper than autograd's own."""
+    prepared = schedule.prepared
+    known = prepared.lowered.planned
+    found = known.get(schedule.needs)
+    if found is None:
+        program, layouts = prepared.lowered.program, prepared.lowered.layouts
+        sizes, itemsize = prepared.lowered.plan.sizes, prepared.traits.itemsize
+        own = undone(program.steps, layouts, schedule.needs, sizes)
+        inputs = [contiguous(own.inputs[0], sizes), *layouts_of(program.steps, layouts, sizes)]
+        cost = price(own, inputs, sizes, itemsize) + _NODE * len(program.steps.steps)
+        planned = _FUNCTION
+        for task in schedule.predicted():
+            chosen = task.program
+            planned += _TASK + price(
+                chosen.program.steps,
+                chosen.layouts,
+                chosen.plan.sizes,
+                itemsize,
+                dense=task.pull.of < schedule.count,
+            )
+        found = known[schedule.needs] = planned < cost
+    return found
+
+
+class Schedule:
+    """What is run, kept and pulled back for one set of needs.
+
+    Attributes:
+        run: the forward; gives the result, and with it the values of `inner` if `keeps`.
+        extra: the sizes it takes behind the tensors.
+        kept: which of the tensors are kept.
+        inner: the numbers, in the plan, of the inner values that the gradients read.
+        keeps: whether these are kept as well, or made again.
+    """
+
+    def __init__(
+        self, declaration: Declaration, prepared: Prepared, needs: tuple[bool, ...]
+    ) -> None:
+        self.prepared = prepared
+        self.needs = needs
+        self.count = len(prepared.bound.operands)
+        plan, program = prepared.lowered.plan, prepared.lowered.program
+        self.last = self.count + len(plan.contractions) - 1
+        bias = len(needs) > self.count and needs[-1]
+        self.pulls = pulls(plan, needs[: self.count], bias=bias)
+        self.names = input_names(declaration, len(needs))
+        values = read(self.pulls)
+        self.inner = tuple(value for value in values if value >= self.count)
+        self.keeps = bool(self.inner) and not declaration.checkpoint
+        # Inner values are made again from the operands, if their gradients need gradients.
+        self.kept = tuple(range(self.count)) if self.inner else values
+        self.extra = prepared.extra
+        self.steps = [program.steps.products[value - self.count] for value in self.inner]
+        self.run: Callable[..., Any] = program.run
+        if self.keeps:
+            self.run = program.keeping([program.steps.result, *self.steps], self.names)
+        self.tasks: dict[bool | tuple[int, ...], tuple[_Task, ...]] = {}
+
+    @cached_property
+    def again(self) -> Callable[..., tuple[Tensor, ...]]:
+        """Makes the inner values from the tensors."""
+        return self.prepared.lowered.program.keeping(self.steps, self.names)
+
+    def forward(self, tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The result, and what has to be kept."""
+        made = self.run(*tensors, *self.extra)
+        kept = [tensors[number] for number in self.kept]
+        if not self.keeps:
+            return made, kept
+        result, *inner = made
+        return result, kept + inner
+
+    def backward(self, gradient: Tensor, kept: Sequence[Tensor]) -> list[Tensor | None]:
+        """The gradients of all tensors, None for those that need none."""
+        if _is_batched(gradient):
+            return self.by_autograd(gradient, kept)
+        values = dict(zip(self.kept, kept, strict=False))
+        if self.inner:
+            inner: Sequence[Tensor] = kept[len(self.kept) :]
+            if not inner or torch.is_grad_enabled():
+                spare = [None] * (len(self.needs) - self.count)
+                inner = self.again(*kept[: self.count], *spare, *self.extra)
+            values.update(zip(self.inner, inner, strict=True))
+        gradients = {self.last: gradient}
+        key = gradient.is_contiguous() or gradient.stride()
+        tasks = self.tasks.get(key)
+        if tasks is None:
+            bound = self.prepared.bound
+            tasks = self.planned(layout_of(bound.output, gradient, bound))
+            self.tasks[key] = tasks
+        for task in tasks:
+            task.run(gradients, values)
+        every = [gradients.get(number) for number in range(self.count)]
+        return every if len(self.needs) == self.count else [*every, gradients.get(BIAS)]
+
+    def by_autograd(self, gradient: Tensor, kept: Sequence[Tensor]) -> list[Tensor | None]:
+        """The same without a plan: many gradients at once pass only through autograd's own."""
+        known = dict(zip(self.kept, kept, strict=False))
+        steps, sizes = self.prepared.lowered.program.steps, self.prepared.bound.sizes
+        graph = torch.is_grad_enabled()
+        leaves = []
+        with torch.enable_grad():
+            for number, needed in enumerate(self.needs):
+                tensor = known.get(number)
+                if tensor is None:
+                    # Nothing that is wanted depends on its numbers, or it would have been kept.
+                    shape = [elements((dim,), sizes) for dim in steps.inputs[number]]
+                    tensor = torch.zeros(shape, dtype=gradient.dtype, device=gradient.device)
+                if graph and tensor.requires_grad:
+                    # An operand may be made of another one, whose gradient is a matter of its own.
+                    leaves.append(tensor.view_as(tensor))
+                else:
+                    leaves.append(tensor.detach().requires_grad_(needed))
+            result = self.prepared.lowered.program.run(*leaves, *self.extra)
+        wanted = [leaf for leaf, needed in zip(leaves, self.needs, strict=True) if needed]
+        found = iter(torch.autograd.grad(result, wanted, gradient, create_graph=graph))
+        return [next(found) if needed else None for needed in self.needs]
+
+    def dims(self, value: int) -> Dims:
+        """The dimensions of an operand, an inner value or the bias."""
+        steps = self.prepared.lowered.program.steps
+        if value == BIAS:
+            return steps.inputs[-1]
+        if value < self.count:
+            return steps.inputs[value]
+        return steps.dims(steps.products[value - self.count])
+
+    def predicted(self) -> tuple[_Task, ...]:
+        """The gradients, if the one that comes in lies in order, as it mostly does."""
+        found = self.tasks.get(True)
+        if found is None:
+            bound = self.prepared.bound
+            found = self.tasks[True] = self.planned(
+                contiguous(bound.output, self.prepared.lowered.plan.sizes)
+            )
+        return found
+
+    def planned(self, gradient: Layout) -> tuple[_Task, ...]:
+        """The gradients, for the layout of the one that comes in."""
+        bound, lower = self.prepared.bound, self.prepared.lowered
+        every = layouts_of(lower.program.steps, lower.layouts, lower.plan.sizes)
+        places = (*range(self.count), *lower.program.steps.products)
+        # The gradient of an inner value has whatever dimensions suit the one who makes it.
+        made = {self.last: (bound.output, gradient)}
+        tasks = []
+        for pull in self.pulls:
+            free = pull.of >= self.count
+            dims, known = made[pull.result]
+            layouts: tuple[Layout, ...] = (known,)
+            names: tuple[str, ...] = ("g",)
+            other = None
+            if pull.other is not None:
+                other = self.dims(pull.other)
+                layouts = (known, every[places[pull.other]])
+                names = ("g", self.names[pull.other] if pull.other < self.count else "y")
+            found = pulled(bound.pattern, dims, other, self.dims(pull.of), bound.sizes)
+            title = f"gradient in {lower.program.title}: {spelled(found)}"
+            traits = replace(self.prepared.traits, dense=not free)
+            chosen = lowered(title, names, found, layouts, traits, free=free)
+            steps = chosen.program.steps
+            made[pull.of] = (
+                steps.dims(steps.result),
+                layouts_of(steps, layouts, chosen.plan.sizes)[steps.result],
+            )
+            run, extra = chosen.program.run, chosen.program.trailing(found)
+            tasks.append(_Task(pull, chosen, run, extra))
+        return tuple(tasks)
+
+
+class _Contract(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, schedule: Schedule, *tensors: Tensor) -> Tensor:
+        result, kept = schedule.forward(tensors)
+        ctx.save_for_backward(*kept)
+        ctx.schedule = schedule
+        # A view would be refused by whoever writes into the result, as `relu_` does; nobody else
+        # holds what it is a view of.
+        return result.data
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, *ctx.schedule.backward(gradient, ctx.saved_tensors))
+
+
+# What `_Contract.apply` calls after it has made sure that no transform of torch.func is active,
+# which `call.py` does for all of its calls.
+contract: Callable[..., Tensor] = super(torch.autograd.Function, _Contract).apply
