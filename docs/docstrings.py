@@ -1,7 +1,7 @@
 """How the docstrings of the package become pages: a section `Example:` is code, not prose.
 
 The file is named in `mkdocs.yml` among the extensions of the Python handler, and is no page.
-"""  # noqa: INP001  griffe loads an extension by its path
+"""
 
 from __future__ import annotations
 

@@ -2,15 +2,20 @@
 
 A fenced block `picture` holds one Python expression that gives an `Explanation`, and becomes its
 drawing. A block `card` holds a layer and the shapes of its inputs, and becomes a drawing with what
-the layer holds and costs. The file is named in `mkdocs.yml` under `hooks`, and is no page.
-"""  # noqa: INP001  mkdocs loads a hook by its path
+the layer holds and costs. A line `<!-- made: NAME -->` becomes Markdown that is made here, from the
+classes or from committed benchmarks. The file is named in `mkdocs.yml` under `hooks`, and is no
+page.
+"""
 
 from __future__ import annotations
 
+import re
 from html import escape
 from typing import Any
 
+import cards
 import einheads
+import races
 
 # The drawing follows the system's choice of light and dark; the site has a switch of its own.
 _SYSTEM = "@media (prefers-color-scheme:dark)"
@@ -25,6 +30,26 @@ def on_config(config: Any) -> Any:
         {"name": "card", "class": "card", "format": card},
     ]
     return config
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put in what is made from classes and measurements."""
+    return re.sub(
+        r"^<!-- made: (.+) -->$", lambda found: made(found[1]), markdown, flags=re.MULTILINE
+    )
+
+
+def made(name: str) -> str:
+    """The Markdown of a name."""
+    makers = {
+        "collection": lambda: cards.collection(figure),
+        "machines": races.machines,
+        "benchmarks": lambda: races.benchmarks(figure),
+        "heads": races.heads,
+    }
+    if name not in makers:
+        raise ValueError(f"nothing is made under the name {name!r}; there are {', '.join(makers)}")
+    return makers[name]()
 
 
 def picture(source: str, *_: Any, **__: Any) -> str:
@@ -56,4 +81,8 @@ def figure(drawing: str) -> str:
     if _SYSTEM not in drawing:
         raise ValueError("the drawing has no colors for the dark any more; see docs/hooks.py")
     inline = drawing.replace(_SYSTEM, _SWITCH).replace("\n", " ")
+    # It gives way to a narrow screen by a quarter, as far as its letters can be read.
+    width = float(re.search(r' width="([\d.]+)"', drawing)[1])  # type: ignore[index]
+    room = f'style="width:100%;max-width:{width:g}px;min-width:{0.75 * width:g}px;height:auto"'
+    inline = inline.replace("<svg ", f"<svg {room} ", 1)
     return f'<div class="picture" tabindex="0">{inline}</div>'

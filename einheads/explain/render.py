@@ -7,6 +7,7 @@ The file knows how to draw and nothing of how anything was computed.
 from __future__ import annotations
 
 import colorsys
+import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -65,6 +66,9 @@ class _Drawing:
         self.story = story
         self.parts: list[str] = []
         self.right = self.bottom = 0.0
+        kept = flat(story.result.dims)
+        # The columns: what the result has, in its order, and behind it what is summed.
+        self.order = [*kept, *(axis for axis in story.sizes if axis not in kept)]
         self.colors = dict(zip(story.sizes, _palette(len(story.sizes)), strict=True))
 
     def draw(self) -> str:
@@ -74,17 +78,20 @@ class _Drawing:
         y = self.products(y + 14)
         if len(story.contractions) > 1:
             y = self.tree(y + 14)
-        for line in filter(None, (summary(story), assumption(story))):
+        # What it costs and what it is compared with, one below the other: a phone is narrow.
+        cost, _, held = summary(story).rstrip(")").partition(" (")
+        for line in filter(None, (cost, held, assumption(story))):
             y += 18
             self.text(_MARGIN, y, line, size=12, kind="soft")
-        width, height = self.right + _MARGIN, self.bottom + _MARGIN
+        # Whole pixels: where a page cuts half a pixel off, the frame would lose a side.
+        width, height = math.ceil(self.right + _MARGIN), math.ceil(self.bottom + _MARGIN)
         return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" class="eh" role="img" width="{width:g}" '
-            f'height="{height:g}" viewBox="0 0 {width:g} {height:g}">'
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="eh" role="img" width="{width}" '
+            f'height="{height}" viewBox="0 0 {width} {height}">'
             f"<title>{escape(story.pattern)}</title><desc>{escape(description(story))}</desc>"
             f"<style>{_STYLE}</style>"
-            f'<rect class="eh-card" x="0.5" y="0.5" width="{width - 1:g}" '
-            f'height="{height - 1:g}" rx="10"/>' + "".join(self.parts) + "</svg>\n"
+            f'<rect class="eh-card" x="1" y="1" width="{width - 2}" '
+            f'height="{height - 2}" rx="10"/>' + "".join(self.parts) + "</svg>\n"
         )
 
     # Elements
@@ -133,7 +140,7 @@ class _Drawing:
     def operands(self, y: float) -> float:
         story = self.story
         kept = flat(story.result.dims)
-        axes = [*kept, *(axis for axis in story.sizes if axis not in kept)]
+        axes = self.order
         values = (*story.inputs, story.result)
         signs = ["", *["\u00d7"] * (len(story.inputs) - 1), "="]
         if story.bias is not None:
@@ -176,7 +183,7 @@ class _Drawing:
         for axis in axes:
             times = max(flat(value.dims).count(axis) for value in self.story.inputs) or 1
             role = self.story.roles[axis][0]
-            words = (" ".join([axis] * times), str(self.story.sizes[axis]))
+            words = (" ".join([axis] * times), f"{self.story.sizes[axis]:,}")
             width = max(_CELL, *(_width(word, 14) + 14 for word in words), _width(role, 10) + 6)
             places[axis] = x, width
             x += width + _GAP
@@ -199,7 +206,7 @@ class _Drawing:
         self.text(
             x + width / 2,
             y + 35,
-            f"{self.story.sizes[axis]}",
+            f"{self.story.sizes[axis]:,}",
             size=11,
             kind="cell",
             anchor="middle",
@@ -259,7 +266,8 @@ class _Drawing:
         axes = {name: tuple(dict.fromkeys(dims[name])) for name in leaves}
         for pair in story.contractions:
             height[pair.result] = sum(height[name] for name in pair.operands) / 2
-            axes[pair.result] = pair.batch + pair.left + pair.right
+            made_of = {*pair.batch, *pair.left, *pair.right}
+            axes[pair.result] = tuple(axis for axis in self.order if axis in made_of)
         nodes = [*leaves, *made]
         widths = {name: _width(name, 12) + 8 + _chips(axes[name]) for name in nodes}
         notes = {name: _note(pair) for name, pair in made.items()}

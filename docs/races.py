@@ -1,0 +1,253 @@
+"""The page of benchmarks, from the files that `python -m einheads bench --json FILE` writes.
+
+Nothing on the page is written by hand: machines, goals, tables and drawings are what the files in
+`assets/benchmarks` hold. The file is used by `hooks.py`, and is no page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import charts
+
+FOLDER = Path(__file__).parent / "assets/benchmarks"
+# Not alternatives that a user would take: the hand-written product, and the best of our candidates.
+YARDSTICKS = ("hand", "best")
+# Two ways within this of each other are as fast as each other, as far as can be measured.
+NOISE = 0.95
+
+
+@dataclass(frozen=True)
+class Run:
+    """One suite, as one file has it."""
+
+    file: str
+    machine: dict[str, Any]
+    result: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """Where and with what it ran."""
+        if self.machine["device"] != "cpu":
+            return str(self.machine["device"])
+        count = self.result["threads"]
+        return f"{self.machine['device'].upper()}, {count} thread{'s' * (count != 1)}"
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One for each case."""
+        return list(self.result["rows"])
+
+    @property
+    def race(self) -> bool:
+        """Whether its numbers say how many times longer than einheads something takes."""
+        return self.result["kind"] in ("forward", "training")
+
+
+def runs(folder: Path = FOLDER) -> list[Run]:
+    """Everything in the files, in order of their names."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        document = json.loads(path.read_text(encoding="utf-8"))
+        found += [Run(path.name, document["machine"], one) for one in document["results"]]
+    return found
+
+
+def machines(folder: Path = FOLDER) -> str:
+    """What was measured where, with which versions, and what the machine can do at most."""
+    parts = []
+    for path in sorted(folder.glob("*.json")):
+        document = json.loads(path.read_text(encoding="utf-8"))
+        machine = document["machine"]
+        versions = ", ".join(f"{name} {one}" for name, one in machine["versions"].items())
+        rows = [
+            ("file", f"[{path.name}](assets/benchmarks/{path.name})"),
+            ("processor", f"{machine['processor']}, {machine['system']}"),
+            ("numbers", f"{machine['dtype']} on {machine['device']}"),
+            ("turns of every contestant", str(machine["rounds"])),
+            ("clock", ", ".join(dict.fromkeys(one["clock"] for one in document["results"]))),
+            ("versions", versions),
+        ]
+        for threads, limit in document["limits"].items():
+            rates = ", ".join(
+                f"{rate / 1e9:.0f} GB/s for {int(size) / 2**20:g} MiB"
+                for size, rate in limit["bandwidth"].items()
+            )
+            rows += [
+                ("threads", threads),
+                ("one large product", f"{limit['multiply_adds'] / 1e9:.0f} G multiply-adds/s"),
+                ("copying", rates),
+            ]
+        parts.append(table(["", ""], rows))
+    return "\n\n".join(parts)
+
+
+def benchmarks(figure: Callable[[str], str], folder: Path = FOLDER) -> str:
+    """Every suite of every file.
+
+    Args:
+        figure: puts a drawing on a page.
+        folder: where the files lie.
+    """
+    every = runs(folder)
+    parts = []
+    for name in dict.fromkeys(run.result["suite"] for run in every):
+        same = [run for run in every if run.result["suite"] == name]
+        first = same[0].result
+        title = f"## {name}: {first['purpose']}"
+        parts += [title, f"Goal: {first['goal']}."]
+        for run in same:
+            parts.append(f"### {name}, {run.label}")
+            parts += race(run, figure) if run.race else probe(run)
+    return "\n\n".join(parts) + "\n"
+
+
+def race(run: Run, figure: Callable[[str], str]) -> Iterator[str]:
+    """A race: the drawing, what it comes to, what was lost, and every number."""
+    summaries = run.result["summary"]
+    columns = {
+        name: [(row["case"], row["numbers"][name]) for row in run.rows if name in row["numbers"]]
+        for name in summaries
+        if name != "best peer"
+    }
+    peers = [(row["case"], row["numbers"][row["peer"]]) for row in run.rows if row["peer"]]
+    if peers:
+        columns["fastest peer"] = peers
+    # Rivals first, yardsticks last.
+    columns = dict(sorted(columns.items(), key=lambda one: one[0] in YARDSTICKS))
+    yield figure(charts.strip(f"{run.result['suite']}, {run.label}", columns))
+    shown = {name.replace("best peer", "fastest peer"): one for name, one in summaries.items()}
+    yield table(
+        ["times as long as einheads", "geometric mean", "worst", "where", "cases"],
+        [
+            (name, charts.times(one["mean"]), charts.times(one["worst"]), one["case"], one["count"])
+            for name, one in shown.items()
+        ],
+    )
+    parts = [row["limit"] / row["seconds"] for row in run.rows if row["limit"]]
+    if parts:
+        yield (
+            "Of the speed that the machine has at most, einheads reaches "
+            f"{median(parts):.0%} in the median, from {min(parts):.0%} to {max(parts):.0%}."
+        )
+    yield losses(run)
+    names = [name for name in columns if name != "fastest peer"]
+    rows = [
+        (
+            row["case"],
+            charts.times(row["seconds"] * 1e6),
+            f"{row['limit'] / row['seconds']:.0%}" if row["limit"] else "",
+            *(
+                charts.times(row["numbers"][name]) if name in row["numbers"] else ""
+                for name in names
+            ),
+        )
+        for row in run.rows
+    ]
+    heads = ["case", "einheads, \u00b5s", "of limit", *names]
+    yield unfold(f"All {len(rows)} cases", table(heads, rows))
+
+
+def losses(run: Run) -> str:
+    """The cases in which a peer is faster by more than the noise, the worst first."""
+    raced = [row for row in run.rows if row["peer"]]
+    lost = [row for row in raced if row["numbers"][row["peer"]] < NOISE]
+    if not lost:
+        return f"No peer is more than {1 - NOISE:.0%} faster in any of {len(raced)} cases."
+    lost.sort(key=lambda row: float(row["numbers"][row["peer"]]))
+    sizes = (" ".join(f"{axis}={size}" for axis, size in row["sizes"].items()) for row in lost)
+    rows = [
+        (
+            f"`{row['pattern']}`",
+            size,
+            row["peer"],
+            charts.times(row["numbers"][row["peer"]]),
+            charts.times(row["seconds"] * 1e6),
+        )
+        for row, size in zip(lost, sizes, strict=True)
+    ]
+    heads = ["pattern", "sizes", "faster", "takes", "einheads, \u00b5s"]
+    told = f"In {len(lost)} of {len(raced)} cases a peer is more than {1 - NOISE:.0%} faster"
+    if len(rows) <= 8:
+        return f"{told}:\n\n{table(heads, rows)}"
+    rest = unfold(f"The other {len(rows) - 8} that are lost", table(heads, rows[8:]))
+    return f"{told}; the worst are:\n\n{table(heads, rows[:8])}\n\n{rest}"
+
+
+def probe(run: Run) -> Iterator[str]:
+    """What is not a race: the range of each number, and every case."""
+    names = list(dict.fromkeys(name for row in run.rows for name in row["numbers"]))
+    ranges = []
+    for name in names:
+        found = [row["numbers"][name] for row in run.rows if name in row["numbers"]]
+        ranges.append((name, *map(charts.times, (min(found), median(found), max(found)))))
+    yield table(["", "least", "median", "most"], ranges)
+    rows = [
+        (
+            row["case"],
+            *(
+                charts.times(row["numbers"][name]) if name in row["numbers"] else ""
+                for name in names
+            ),
+        )
+        for row in run.rows
+    ]
+    whole = table(["case", *names], rows)
+    yield whole if len(rows) <= 12 else unfold(f"All {len(rows)} cases", whole)
+
+
+def heads(folder: Path = FOLDER) -> str:
+    """The question of the tutorial, measured: every way, by how many rows share a matrix."""
+    run = next(one for one in runs(folder) if one.result["suite"] == "heads")
+    ways = ["unsqueeze", "loop", "vmap", "torch.einsum", "hand"]
+    rows = []
+    for row in sorted(run.rows, key=lambda row: row["sizes"]["b"] * row["sizes"]["w"]):
+        sizes, unit = row["sizes"], row["seconds"] * 1e6
+        rows.append(
+            (
+                sizes["b"] * sizes["w"],
+                f"{sizes['h']} of {sizes['o']} \u00d7 {sizes['i']}",
+                *(charts.times(unit * row["numbers"][name]) for name in ways),
+                charts.times(unit),
+            )
+        )
+    titles = [
+        "rows each",
+        "matrices",
+        "unsqueeze",
+        "loop",
+        "vmap",
+        "einsum",
+        "bmm by hand",
+        "einheads",
+    ]
+    told = table(titles, rows)
+    where = f"{run.machine['processor']}, {run.label}, {run.machine['dtype']}"
+    return (
+        f"{told}\n\nMicroseconds for one call; {where}, torch {run.machine['versions']['torch']}."
+    )
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table in Markdown; columns of numbers, but for the first, are aligned at the right."""
+    marks = [
+        "---:" if place and all(_number(row[place]) for row in rows) else "---"
+        for place in range(len(heads))
+    ]
+    lines = [heads, marks, *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _number(cell: object) -> bool:
+    return not str(cell) or str(cell)[0].isdigit()
+
+
+def unfold(title: str, body: str) -> str:
+    """Something to unfold."""
+    inside = "\n".join(f"    {line}" for line in body.splitlines())
+    return f'??? note "{title}"\n\n{inside}'
