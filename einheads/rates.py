@@ -125,9 +125,9 @@ class Rates:
 # Found as by `python -m einheads bench --calibrate`, with two seeds, on one core of a shared server
 # (Intel Xeon with AVX-512 and 2 MiB of second cache, torch 2.13 with MKL), in float32 with one
 # thread: 30,535 timed lowerings of 1,200 random contractions. On the quarter of them that was kept
-# back, the choice takes 1.061 times as long as the fastest lowering in the geometric mean, 1.93 times
-# at worst; a price is typically off by a factor of 1.11. No lowering gathers, so `gathered` and
-# `lone` are estimates.
+# back, the choice takes 1.061 times as long as the fastest lowering in the geometric mean, 1.93
+# times at worst; a price is typically off by a factor of 1.11. No lowering gathers, so `gathered`
+# and `lone` are estimates.
 CPU = Rates(
     view=769.0,
     copy_call=1860.0,
