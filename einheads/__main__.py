@@ -7,10 +7,13 @@ branch.
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import json
 import os
 import sys
 import unicodedata
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -41,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 if all went well, 1 if a file could not be written or a package is
         missing, 2 for a wrong pattern, size or argument.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Not every terminal can show every name of an axis; better an escape than no answer.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = _run(_parser().parse_args(argv))
         # A closed pipe shows only when the text really leaves; at exit it would be too late to
@@ -52,10 +58,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        # Python flushes once more at exit, and would complain about the same pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return _PIPE_CLOSED
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _give_up_output()
+        print(f"cannot write the answer: {error.strerror}", file=sys.stderr)
+        return 1
     return status
+
+
+def _give_up_output() -> None:
+    """Let Python, which flushes once more at exit, not complain about the same stream again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,7 +91,11 @@ def _parser() -> argparse.ArgumentParser:
             "pattern", metavar="PATTERN", help='such as "b w h i, h o i -> b w h o"'
         )
         command.add_argument(
-            "sizes", metavar="AXIS=SIZE", nargs="*", help="sizes that are not given are assumed"
+            "sizes",
+            metavar="AXIS=SIZE",
+            nargs="*",
+            default=[],  # without it, older versions of Python ask for sizes in their message
+            help="sizes that are not given are assumed",
         )
         if name == "explain":
             command.add_argument("--json", action="store_true", help="print the story as JSON")
@@ -100,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help=purpose, description=purpose)
     demo.add_argument("--steps", type=_count, metavar="N", help="training steps")
     demo.add_argument("--device", metavar="D", help="such as cpu or cuda")
-    demo.add_argument("--seed", type=int, metavar="S", help="for weights, batches and the sample")
+    demo.add_argument("--seed", type=_seed, metavar="S", help="for weights, batches and the sample")
     demo.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser
 
@@ -129,6 +149,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    # Torch misses NumPy as soon as it is imported, and nothing here needs it.
+    warnings.filterwarnings("ignore", "Failed to initialize NumPy", UserWarning)
     try:
         from . import demo
     except ModuleNotFoundError as error:
@@ -196,10 +218,16 @@ def _sizes(words: Iterable[str]) -> dict[str, int]:
 
 
 def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"a positive number is wanted, not {text}")
-    return count
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    # The seeds that the generators of torch take.
+    if not text.removeprefix("-").isdecimal() or not -(2**63) <= int(text) < 2**64:
+        raise argparse.ArgumentTypeError(f"a number of at most 64 bits is wanted, not {text}")
+    return int(text)
 
 
 def _print(lines: Iterable[str]) -> None:

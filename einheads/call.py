@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from .operands import Declaration, check_mixture, check_support
+from .operands import Declaration, check_mixture, check_support, check_types
 from .program import autocasts, cache, prepare
 from .training import Trainer, contract, trainer
 
-# What runs, the sizes that it takes behind the tensors, and the planned backward if there is one.
-_Entry = tuple[Callable[..., Tensor], tuple[int, ...], Trainer | None]
+# What runs, the sizes that it takes behind the tensors, the planned backward if there is one, and
+# what runs instead where nobody looks at the operations, if that is something else.
+_Entry = tuple[Callable[..., Tensor], tuple[int, ...], Trainer | None, Callable[..., Tensor] | None]
 
 # Subclasses of tensors bring rules of their own, which see the operations and not our function.
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
@@ -79,7 +80,7 @@ def apply(
         # Symbolic sizes, which cannot be looked up; or something that is no strided tensor, which
         # will be refused in our words.
         entry = None
-    run, extra, train = entry or _miss(declaration, given, tensors)
+    run, extra, train, unwatched = entry or _miss(declaration, given, tensors)
     try:
         if train is not None and torch.is_grad_enabled():
             needs = tuple([one.requires_grad for one in tensors])
@@ -87,8 +88,12 @@ def apply(
                 schedule = train.schedule(needs)
                 if schedule is not None and _ordinary(tensors):
                     return contract(schedule, *tensors)
+        if unwatched is not None and _unwatched(tensors):
+            return unwatched(*tensors, *extra)
         return run(*tensors, *extra)
     except RuntimeError as error:
+        # A tensor of another kind, such as mkldnn's, may have the signature of a dense one.
+        check_types(_declared(declaration), tensors)
         check_mixture(_declared(declaration), tensors)
         check_support(tensors, error)
         raise
@@ -114,6 +119,12 @@ def _ordinary(tensors: Sequence[Tensor]) -> bool:
     )
 
 
+def _unwatched(tensors: Sequence[Tensor]) -> bool:
+    """Whether nobody wants gradients of the operations, nor to see them."""
+    grad = torch.is_grad_enabled() and any(one.requires_grad for one in tensors)
+    return not grad and _ordinary(tensors)
+
+
 def _declared(declaration: Declaration | str) -> Declaration:
     return declaration if isinstance(declaration, Declaration) else Declaration(declaration)
 
@@ -127,14 +138,15 @@ def _miss(
     prepared = prepare(declared, given, tensors)
     told = [*(size for _, size in given), *(size for one in tensors for size in one.shape)]
     if not all(type(size) is int for size in told):
-        return prepared.lowered.program.run, prepared.extra, None
+        return prepared.lowered.program.run, prepared.extra, None, None
     if cache.recorder is not None:
         cache.recorder(declared, given, tensors)
     train = trainer(declared, prepared, tensors)
-    run = prepared.lowered.program.run
+    program, unwatched = prepared.lowered.program, prepared.lowered.unwatched
+    run = program.run
     if declared.checkpoint and train is None:
         run = _checkpointed(run)
-    entry = run, prepared.extra, train
+    entry = run, prepared.extra, train, None if unwatched is program else unwatched.run
     signature = declaration, given, autocasts(), tensors[0].is_cpu, _parts(tensors)
     cache.remember(signature, entry)
     return entry

@@ -39,12 +39,11 @@ def checked(
                 pattern.text,
                 notes=[_fix_unknown(name, size, pattern, given, options)],
             )
-        # Booleans are integers to Python. A tensor is none: it may change after the call.
-        symbolic = hasattr(size, "node") and hasattr(size, "__index__")
-        if isinstance(size, bool) or not (isinstance(size, Integral) or symbolic):
+        if not is_size(size):
             raise TypeError(
                 f"the size of axis '{name}' is {kind(size)}, not an integer; write: {name}=int(...)"
             )
+        symbolic = not isinstance(size, Integral)
         sizes[name] = size if symbolic else int(size)
         if not symbolic and not 0 <= size < MOST:
             raise SizeError(
@@ -54,6 +53,18 @@ def checked(
                 [f"write: {name}=... with a {'positive' if size < 0 else 'smaller'} number"],
             )
     return sizes
+
+
+def is_size(value: object) -> bool:
+    """Whether a value counts things: an integer, or the symbolic integer of a tracer.
+
+    Example:
+        >>> is_size(3), is_size(True), is_size(3.0)
+        (True, False, False)
+    """
+    # Booleans are integers to Python. A tensor is none: it may change after the call.
+    symbolic = hasattr(value, "node") and hasattr(value, "__index__")
+    return not isinstance(value, bool) and (isinstance(value, Integral) or symbolic)
 
 
 def fail_output(axis: Axis, pattern: Pattern) -> NoReturn:

@@ -124,5 +124,12 @@ def check_support(tensors: Sequence[Tensor], error: RuntimeError) -> None:
         first = tensors[0]
         raise TypeError(
             f"torch has no sum of products for {first.dtype} on {first.device.type}; "
-            "write: .to(torch.float32)"
+            f"write: .to({_supported(first.dtype)})"
         ) from error
+
+
+def _supported(dtype: torch.dtype) -> torch.dtype:
+    """A dtype with arithmetic everywhere, which holds the same numbers."""
+    if dtype.is_complex:
+        return torch.complex64
+    return torch.float32 if dtype.is_floating_point else torch.int64

@@ -20,6 +20,7 @@ from .steps import (
     Linear,
     Multiply,
     Permute,
+    Place,
     Product,
     Reshape,
     Step,
@@ -137,6 +138,8 @@ class _Program:
             order = self.made(step).order
             left, right = self.layouts[step.left], self.layouts[step.right]
             return rates.multiply_call + costs.multiply(order, left, right)
+        if isinstance(step, Place):
+            return self.product(Bmm(step.left, step.right, step.contract, step.product))
         return self.product(step)
 
     def made(self, step: Step) -> Layout:

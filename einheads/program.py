@@ -24,6 +24,7 @@ from .layout import Layout, layout
 from .lower import lower
 from .operands import Declaration, check_mixture, check_types, input_names, labels
 from .pattern import Pattern, parse
+from .placing import placed
 from .plan import Plan, plan
 from .sizes import Bound, Dim, Dims, bind
 from .source import write
@@ -116,6 +117,8 @@ class Lowered:
         request: what was asked for, with the first sizes met.
         program: what runs.
         plan: the contractions that it makes, in order.
+        unwatched: what runs where autograd does not look: on CUDA, products are written straight
+            into the result then. Mostly the same program.
         planned: whether a planned backward pays, by the tensors that need gradients; filled in by
             whoever finds out.
     """
@@ -123,6 +126,7 @@ class Lowered:
     request: Request
     program: Program
     plan: Plan
+    unwatched: Program
     planned: dict[tuple[bool, ...], bool] = field(default_factory=dict)
 
 
@@ -357,7 +361,13 @@ def lowered(request: Request) -> Lowered:
         layouts, traits, bias = request.layouts, request.traits, request.bias
         steps = lower(bound, chosen, layouts, traits, bias, free=request.free, chosen=ways)
         program = cache.program(request.title, request.names, steps)
-        return Lowered(request, program, chosen)
+        unwatched = program
+        # On a CPU, a strided result is written to a buffer and copied: slower than a view of it.
+        if traits.device == "cuda" and not traits.autocast:
+            written = placed(steps, sizes)
+            if written != steps:
+                unwatched = cache.program(request.title, request.names, written)
+        return Lowered(request, program, chosen, unwatched)
 
     return cache.lowered(key, make)
 

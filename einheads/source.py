@@ -21,6 +21,7 @@ from .steps import (
     Matmul,
     Multiply,
     Permute,
+    Place,
     Reshape,
     Step,
     Steps,
@@ -129,6 +130,10 @@ class _Writer:
                 continue
             first = sources(step)[0]
             chained = len(sources(step)) == 1
+            if isinstance(step, Place):
+                variable[number] = self.product(step, readers, variable)
+                lines += self.place(step, variable[number], variable)
+                continue
             expression = self.spell(step, pending if chained and pending else None, variable)
             if chained:
                 # A value that nobody else reads passes its name on, as one writes `x =
@@ -158,8 +163,8 @@ class _Writer:
         if self.results is not None:
             returned = [variable[number] for number in self.results]
             lines.append(f"return {', '.join(returned)}{',' if len(returned) == 1 else ''}")
-        elif self.steps.result < count:
-            lines.append(f"return {self.inputs[self.steps.result]}")
+        elif not (lines and lines[-1].startswith("return ")):
+            lines.append(f"return {variable[self.steps.result]}")
         defaults = [
             f"{self.axes[axis]}={self.given[axis]}" if axis in self.given else self.axes[axis]
             for axis in self.steps.given
@@ -250,6 +255,21 @@ class _Writer:
 
     # Operations
 
+    def place(self, step: Place, name: str, variable: Mapping[int, str]) -> list[str]:
+        """The two lines of a product that is written into a new tensor."""
+        view = name
+        if step.folded != step.dims:
+            view += f".view({', '.join(self.size(dim) for dim in step.folded)})"
+        order = [step.folded.index(dim) for dim in step.product]
+        if order != sorted(order):
+            view += f".permute({', '.join(map(str, order))})"
+        shape = ", ".join(self.size(dim) for dim in step.dims)
+        left, right = variable[step.left], variable[step.right]
+        return [
+            f"{name} = {left}.new_empty({shape})  # {self.dims(step.dims)}",
+            f"torch.bmm({left}, {right}, out={view})  # {self.dims(step.product)}",
+        ]
+
     def dims(self, dims: Dims) -> str:
         words = [" ".join(self.axes[axis] for axis in dim) or "1" for dim in dims]
         return " ".join(f"({word})" if " " in word else word for word in words) or "a scalar"
@@ -270,6 +290,7 @@ class _Writer:
             ranks = len(self.steps.dims(step.left)), len(self.steps.dims(step.right))
             function = "mm" if ranks == (2, 2) else "matmul"
             return f"torch.{function}({variable[step.left]}, {variable[step.right]})"
+        assert not isinstance(step, Place)  # two lines, which `place` writes
         value = variable[step.source] if pending is None else pending
         before = self.steps.dims(step.source)
         if isinstance(step, Diagonal):

@@ -110,6 +110,24 @@ class Bmm:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """The same, written straight into a new tensor of other dimensions, through a view of it.
+
+    Attributes:
+        dims: of the new tensor, which is contiguous.
+        product: `batch rows columns`, the dimensions of the view.
+        folded: the same dimensions, in the order in which they lie in the new tensor.
+    """
+
+    left: int
+    right: int
+    contract: Dim
+    dims: Dims
+    product: Dims
+    folded: Dims
+
+
+@dataclass(frozen=True, slots=True)
 class Linear:
     """A plain linear: `... inner, columns inner -> ... columns`, with a bias or without."""
 
@@ -121,7 +139,7 @@ class Linear:
 
 
 Product = Matmul | Bmm | Linear
-Step = Diagonal | Sum | Permute | Reshape | Expand | Multiply | Add | Matmul | Bmm | Linear
+Step = Diagonal | Sum | Permute | Reshape | Expand | Multiply | Add | Product | Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +185,7 @@ def sources(step: Step) -> tuple[int, ...]:
     """The values a step reads."""
     if isinstance(step, (Linear, Bmm)):
         return (step.left, step.right) if step.bias is None else (step.left, step.right, step.bias)
-    if isinstance(step, (Multiply, Add, Matmul)):
+    if isinstance(step, (Multiply, Add, Matmul, Place)):
         return (step.left, step.right)
     return (step.source,)
 

@@ -39,24 +39,27 @@ class _Task:
 
     Attributes:
         pull: which one.
-        lowered: its program.
+        lowered: its program; takes the gradient of the result, the other value if there is one,
+            and then sizes.
         function: takes the gradient of the result, the other value if there is one, and sizes.
         extra: these sizes.
     """
 
     pull: Pull
     lowered: Lowered
-    function: Callable[..., Tensor]
     extra: tuple[int, ...]
 
-    def run(self, gradients: dict[int, Tensor], values: dict[int, Tensor]) -> None:
-        """Make the gradient."""
+    def run(
+        self, gradients: dict[int, Tensor], values: dict[int, Tensor], *, watched: bool
+    ) -> None:
+        """Make the gradient; `watched` by autograd, where it has to have gradients of its own."""
         pull = self.pull
         gradient = gradients[pull.result]
+        function = self.lowered.program.run if watched else self.lowered.unwatched.run
         gradients[pull.of] = (
-            self.function(gradient, *self.extra)
+            function(gradient, *self.extra)
             if pull.other is None
-            else self.function(gradient, values[pull.other], *self.extra)
+            else function(gradient, values[pull.other], *self.extra)
         )
 
 
@@ -156,7 +159,7 @@ class Schedule:
         self.prepared = prepared
         self.needs = needs
         self.count = len(prepared.bound.operands)
-        plan, program = prepared.lowered.plan, prepared.lowered.program
+        plan, program = prepared.lowered.plan, prepared.lowered.unwatched
         self.last = self.count + len(plan.contractions) - 1
         bias = len(needs) > self.count and needs[-1]
         self.pulls = pulls(plan, needs[: self.count], bias=bias)
@@ -167,16 +170,19 @@ class Schedule:
         # Inner values are made again from the operands, if their gradients need gradients.
         self.kept = tuple(range(self.count)) if self.inner else values
         self.extra = prepared.extra
-        self.steps = [program.steps.products[value - self.count] for value in self.inner]
         self.run: Callable[..., Any] = program.run
         if self.keeps:
-            self.run = program.keeping([program.steps.result, *self.steps], self.names)
+            inner = [program.steps.products[value - self.count] for value in self.inner]
+            self.run = program.keeping([program.steps.result, *inner], self.names)
         self.tasks: dict[bool | tuple[int, ...], tuple[_Task, ...]] = {}
 
     @cached_property
     def again(self) -> Callable[..., tuple[Tensor, ...]]:
         """Makes the inner values from the tensors."""
-        return self.prepared.lowered.program.keeping(self.steps, self.names)
+        # Its gradients may be wanted too, so nothing is written in place here.
+        steps = self.prepared.lowered.program.steps
+        inner = [steps.products[value - self.count] for value in self.inner]
+        return self.prepared.lowered.program.keeping(inner, self.names)
 
     def forward(self, tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The result, and what has to be kept."""
@@ -205,8 +211,9 @@ class Schedule:
             bound = self.prepared.bound
             tasks = self.planned(layout_of(bound.output, gradient, bound))
             self.tasks[key] = tasks
+        watched = torch.is_grad_enabled()
         for task in tasks:
-            task.run(gradients, values)
+            task.run(gradients, values, watched=watched)
         every = [gradients.get(number) for number in range(self.count)]
         return every if len(self.needs) == self.count else [*every, gradients.get(BIAS)]
 
@@ -279,8 +286,7 @@ class Schedule:
                 steps.dims(steps.result),
                 layouts_of(steps, layouts, chosen.plan.sizes)[steps.result],
             )
-            run, extra = chosen.program.run, chosen.program.trailing(found)
-            tasks.append(_Task(pull, chosen, run, extra))
+            tasks.append(_Task(pull, chosen, chosen.program.trailing(found)))
         return tuple(tasks)
 
 

@@ -23,6 +23,7 @@ from .steps import (
     Matmul,
     Multiply,
     Permute,
+    Place,
     Reshape,
     Step,
     Steps,
@@ -128,6 +129,7 @@ class _Undoing:
         elif isinstance(step, (Multiply, Add)):
             self.elementwise(step, g)
         else:
+            assert not isinstance(step, Place)  # autograd never sees one
             self.product(step, g)
 
     def elementwise(self, step: Multiply | Add, g: int) -> None:

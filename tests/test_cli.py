@@ -1,5 +1,6 @@
 """The command line: what it prints, where, with which status, and how fast."""
 
+import errno
 import json
 import os
 import re
@@ -132,6 +133,33 @@ def test_wrong_commands_are_refused(words: list[str], capsys: pytest.CaptureFixt
     assert capsys.readouterr().err.startswith("usage: einheads")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["explain"], "the following arguments are required: PATTERN"),
+        (["demo", "--steps", "0"], "argument --steps: a positive number is wanted, not 0"),
+        (["demo", "--steps", "few"], "argument --steps: a positive number is wanted, not few"),
+        (["bench", "--rounds=-1"], "argument --rounds: a positive number is wanted, not -1"),
+        (
+            ["demo", "--seed", str(2**64)],
+            f"argument --seed: a number of at most 64 bits is wanted, not {2**64}",
+        ),
+        (
+            ["demo", f"--seed={-(2**63) - 1}"],
+            f"argument --seed: a number of at most 64 bits is wanted, not {-(2**63) - 1}",
+        ),
+        (["demo", "--seed", "x"], "argument --seed: a number of at most 64 bits is wanted, not x"),
+    ],
+)
+def test_wrong_arguments_are_told(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the words of the user, not of Python."""
+    with pytest.raises(SystemExit):
+        main(words)
+    assert capsys.readouterr().err.endswith(f"einheads {words[0]}: error: {message}\n")
+
+
 def test_axes_are_normalized_like_keywords(capsys: pytest.CaptureFixture[str]) -> None:
     """An axis that is written with other characters of the same meaning is the same axis."""
     assert main(["source", "(\ufb01 b) -> \ufb01 b", "\ufb01=3"]) == 0
@@ -194,6 +222,39 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert process.returncode == 141
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk is full here")
+def test_a_full_disk_is_told_in_one_line() -> None:
+    """At once and at the end, as the stream is flushed at exit."""
+    for options in (["-u"], []):
+        command = [sys.executable, *options, "-m", "einheads", "explain", PATTERN]
+        with Path("/dev/full").open("w") as disk:
+            done = subprocess.run(command, stdout=disk, stderr=subprocess.PIPE, check=False)
+        assert done.returncode == 1
+        assert done.stderr == b"cannot write the answer: No space left on device\n"
+
+
+def test_another_error_of_the_system_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a full disk is ours to explain."""
+
+    def failing(*words: object, **sizes: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(command_line, "explain", failing)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        main(["explain", "a -> a"])
+
+
+def test_a_terminal_without_the_letters_gets_escapes() -> None:
+    """A name that the encoding of the terminal lacks is shown, and is no error."""
+    done = run(
+        "explain",
+        "gr\u00f6\u00dfe -> gr\u00f6\u00dfe",
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("gr\\xf6\\xdfe -> gr\\xf6\\xdfe\n")
+
+
 def test_an_interrupt_is_no_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -214,6 +275,8 @@ def test_an_interrupt_is_no_error(
     ("words", "expected"),
     [
         ([], {"json": False}),
+        (["--seed", str(2**64 - 1)], {"seed": 2**64 - 1, "json": False}),
+        ([f"--seed={-(2**63)}"], {"seed": -(2**63), "json": False}),
         (
             ["--steps", "3", "--device", "cpu", "--seed", "7", "--json"],
             {"steps": 3, "device": "cpu", "seed": 7, "json": True},
@@ -245,6 +308,18 @@ def test_demo_says_what_it_needs(
     monkeypatch.setitem(sys.modules, "torch", None)
     assert main(["demo"]) == 1
     assert capsys.readouterr().err == "the demo needs the package 'torch'\n"
+
+
+def test_demo_without_numpy_warns_of_nothing() -> None:
+    """The first command of the README installs no NumPy, which torch complains about."""
+    code = (
+        "import sys; sys.modules['numpy'] = None\n"
+        "from einheads.__main__ import main\n"
+        "sys.exit(main(['demo', '--steps', '1', '--device', 'nowhere']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("demo: device 'nowhere' cannot be used: ")
 
 
 # Speed

@@ -627,6 +627,16 @@ class TestCache:
         assert torch.equal(einheads.einsum("b i, o i -> b o", x.clone(), w), first)
         assert einheads.cache_info() == before
 
+    @pytest.mark.skipif(
+        not torch.backends.mkldnn.is_available(), reason="there are no such tensors"
+    )
+    def test_tensors_of_another_kind_are_refused_after_dense_ones(self) -> None:
+        """What looks like a dense tensor in the cache and is none gets our words, not torch's."""
+        x = torch.randn(2, 3)
+        einheads.einsum("b i -> i", x)
+        with pytest.raises(TypeError, match=r"^operand 1 is not dense \(torch._mkldnn\)"):
+            einheads.einsum("b i -> i", x.to_mkldnn())
+
     def test_clear(self) -> None:
         """Clearing empties the cache, and calls go on as before."""
         x, w = torch.randn(2, 3), torch.randn(5, 3)

@@ -53,6 +53,13 @@ def quantized() -> torch.Tensor:
         return torch.quantize_per_tensor(X, 0.1, 0, torch.qint8)
 
 
+def complex_half(x: torch.Tensor) -> torch.Tensor:
+    """The same numbers as complex ones of half precision; torch warns that it can do little."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return x.to(torch.complex32)
+
+
 # What the calls in `messages.txt` may use.
 NAMES = {
     "X": X,
@@ -68,6 +75,7 @@ NAMES = {
     "bilinear": bilinear,
     "nested": nested,
     "quantized": quantized,
+    "complex_half": complex_half,
 }
 
 

@@ -109,7 +109,7 @@ def test_errors_that_are_not_ours_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("no memory left")
 
-    entry = (full, (), None)
+    entry = (full, (), None, None)
     monkeypatch.setattr(call, "_miss", lambda *_: entry)
     with pytest.raises(torch.OutOfMemoryError, match="no memory left"):
         einheads.einsum("a b -> b a", torch.ones(2, 3))

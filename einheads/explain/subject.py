@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 from einheads.candidates import Traits
 from einheads.errors import SizeError, kind
-from einheads.given import checked
+from einheads.given import MOST, checked, is_size
 from einheads.layout import Layout, layout
 from einheads.lower import lower
 from einheads.pattern import Axis, Dots, Item, Pattern, Term, parse
@@ -259,30 +260,46 @@ def shapes_of(operands: Sequence[Any]) -> list[Shape]:
         >>> shapes_of([(2, 3), [5]])
         [(2, 3), (5,)]
     """
-    shapes = []
-    for number, operand in enumerate(operands, start=1):
-        shape = getattr(operand, "shape", operand)
-        if not isinstance(shape, (tuple, list)) or not all(
-            hasattr(size, "__index__") and not isinstance(size, bool) for size in shape
-        ):
+    return [_shape_of(number, operand) for number, operand in enumerate(operands, start=1)]
+
+
+def _shape_of(number: int, operand: Any) -> Shape:
+    _check_dense(number, operand)
+    shape = getattr(operand, "shape", operand)
+    example = "write: a tensor, or its shape as a tuple such as (2, 3)"
+    if not isinstance(shape, (tuple, list)):
+        raise TypeError(f"operand {number} is {kind(operand)}, which has no shape; {example}")
+    sizes: list[int] = []
+    for size in shape:
+        if not is_size(size):
             raise TypeError(
-                f"operand {number} is {kind(operand)}, which has no shape; "
-                "write: a tensor, or its shape as a tuple such as (2, 3)"
+                f"operand {number} is {kind(shape)} with {kind(size)} in it, which is no shape; "
+                f"{example}"
             )
-        negative = next((size for size in shape if size < 0), None)
-        if negative is not None:
+        # The symbolic integers of a tracer stay what they are.
+        sizes.append(int(size) if isinstance(size, Integral) else size)
+        if type(sizes[-1]) is int and not 0 <= sizes[-1] < MOST:
             raise SizeError(
-                f"operand {number} has a dimension of size {negative}",
+                f"operand {number} has a dimension of size {size}, which no tensor has",
                 notes=["write: a shape of positive numbers such as (2, 3)"],
             )
-        shapes.append(tuple(shape))
-    return shapes
+    return tuple(sizes)
+
+
+def _check_dense(number: int, operand: Any) -> None:
+    """Refuse what `einsum` refuses: tensors that do not lie in memory by strides."""
+    if getattr(operand, "is_nested", False):
+        raise TypeError(f"operand {number} is a nested tensor; write: .to_padded_tensor(0.0)")
+    stored = str(getattr(operand, "layout", ""))
+    if stored.startswith("torch.") and stored != "torch.strided":
+        raise TypeError(f"operand {number} is not dense ({stored}); write: .to_dense()")
 
 
 def strides_of(operands: Sequence[Any]) -> list[Shape | None]:
     """The strides of operands, counted in numbers, where they tell them."""
     strides: list[Shape | None] = []
-    for operand in operands:
+    for number, operand in enumerate(operands, start=1):
+        _check_dense(number, operand)
         if callable(stride := getattr(operand, "stride", None)):
             strides.append(tuple(stride()))
         elif isinstance(steps := getattr(operand, "strides", None), tuple):

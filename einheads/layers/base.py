@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from einheads.call import apply
 from einheads.candidates import Traits
-from einheads.errors import EinheadsError, PatternError, SizeError, count, kind, nearest
+from einheads.errors import EinheadsError, PatternError, kind, nearest
 from einheads.explain import tell
 from einheads.explain.standalone import stand_alone
 from einheads.explain.story import Explanation
@@ -146,12 +146,7 @@ class Einsum(nn.Module):
             TypeError: an input is no tensor, or has another dtype or device than the parameters.
         """
         if len(inputs) != self._inputs:
-            raise SizeError(
-                f"the layer takes {count(self._inputs, 'input')}, but {len(inputs)} came",
-                self.pattern,
-                [term.span for term in self.declared.pattern.operands[: self._inputs]],
-                [f"write: layer({', '.join(self.declared.input_names)})"],
-            )
+            self.declared.fail_count(len(inputs))
         parameters = self._parameters
         try:
             own = [parameters[name] for name in self._parameter_names]
@@ -337,6 +332,8 @@ class Einsum(nn.Module):
         if not inputs:
             traits = Traits(itemsize=itemsize)
             return prepare(Outline(text, {**self.sizes, **sizes}, called, bias, traits=traits))
+        if len(inputs) != self._inputs:
+            self.declared.fail_count(len(inputs))
         every = [*inputs, *own]
         given = {**dict(self._given), **sizes}
         traits = Traits(own[0].device.type if own else "cpu", itemsize)

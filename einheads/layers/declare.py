@@ -71,6 +71,15 @@ class Declared:
             else tuple(f"x{number}" for number in range(1, self.inputs + 1))
         )
 
+    def fail_count(self, came: int) -> NoReturn:
+        """Refuse a call with another number of inputs."""
+        raise SizeError(
+            f"the layer takes {count(self.inputs, 'input')}, but {came} came",
+            self.pattern.text,
+            [term.span for term in self.pattern.operands[: self.inputs]],
+            [f"write: layer({', '.join(self.input_names)})"],
+        )
+
 
 def declare(
     text: str,
