@@ -101,6 +101,8 @@ def trainer(
 _FUNCTION = 11000.0
 _TASK = 1000.0
 _NODE = 800.0
+# Prices are wrong by a tenth in the middle; who is not sure leaves autograd alone.
+_MARGIN = 0.87
 
 
 def pays(schedule: Schedule) -> bool:
@@ -112,7 +114,7 @@ def pays(schedule: Schedule) -> bool:
         key = "".join(str(int(need)) for need in schedule.needs)
         found = None if measured is None else measured.planned.get(key)
         if found is None:
-            found = _price_planned(schedule) < _price_undone(schedule)
+            found = _price_planned(schedule) < _MARGIN * _price_undone(schedule)
         lower.planned[schedule.needs] = found
     return found
 

@@ -18,7 +18,8 @@ from einheads.given import MOST, checked, fail_output, fix_spaces
 from einheads.pattern import Axis, Pattern, Term, parse
 
 # The keyword namespace belongs to the axes; these few are the options of a layer.
-RESERVED = tuple(["inputs", "bias", "init", "names", "summed", "diagonal", "checkpoint", "device", "dtype"])
+_DECLARES = ("inputs", "bias", "init", "names", "summed", "diagonal", "checkpoint")
+RESERVED = (*_DECLARES, "device", "dtype")
 
 
 @dataclass(frozen=True, slots=True)
