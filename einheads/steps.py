@@ -199,6 +199,28 @@ def live(steps: Steps, results: Iterable[int]) -> set[int]:
     return needed
 
 
+def kept(steps: Steps) -> tuple[int, ...]:
+    """The values, besides the inputs, that products read, so that their gradients do as well.
+
+    A view keeps what it is a view of: an inner product, or a copy.
+    """
+    first = len(steps.inputs)
+    found: set[int] = set()
+    for step in steps.steps:
+        if not isinstance(step, (Multiply, Matmul, Bmm, Linear, Place)):
+            continue
+        for value in (step.left, step.right):
+            root = value
+            while root >= first and root not in steps.copies:
+                made = steps.steps[root - first]
+                if not isinstance(made, (Permute, Reshape, Expand, Diagonal)):
+                    break
+                root = made.source
+            if root >= first:
+                found.add(root)
+    return tuple(sorted(found))
+
+
 def elements(dims: Dims, sizes: Mapping[str, int]) -> int:
     """How many numbers a value with these dimensions holds.
 

@@ -463,3 +463,45 @@ def test_spellings_keep_names_apart() -> None:
         assert len({*names, story.contractions[0].result}) == 3
         for text in [*texts(story), story.source]:
             np.testing.assert_allclose(run(text, *tensors), expected, atol=1e-12)
+
+
+class TestKept:
+    """What a backward needs besides the operands is told before it is run."""
+
+    @pytest.mark.parametrize(
+        ("pattern", "shapes", "kept", "size"),
+        [
+            ("b i, o i -> b o", [(3, 5), (7, 5)], (), 0),
+            ("b i, i r, r o -> b o", [(64, 50), (50, 2), (2, 70)], ("y1",), 64 * 2 * 4),
+            ("b t i, o i -> b o", [(3, 2, 5), (7, 5)], ("x1",), 3 * 5 * 4),
+        ],
+        ids=["operands alone", "an inner result", "a sum before"],
+    )
+    def test_names_and_bytes(
+        self, pattern: str, shapes: list[tuple[int, ...]], kept: tuple[str, ...], size: int
+    ) -> None:
+        """The values and their size, in the text and in the data."""
+        story = eh.explain(pattern, *shapes)
+        assert tuple(value.name for value in story.kept) == kept
+        assert story.bytes_kept == story.to_dict()["bytes_kept"] == size
+        line = f"for gradients, {' and '.join(kept)} is kept beside the operands: {size} bytes"
+        assert (line in str(story)) == bool(kept)
+
+    def test_autograd_keeps_just_that(self) -> None:
+        """What autograd's own backward saves is the operands and what is told."""
+        shapes = [(64, 50), (50, 2), (2, 70)]
+        tensors = [torch.randn(shape, requires_grad=True) for shape in shapes]
+        pattern = "b i, i r, r o -> b o"
+        held: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            held[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            result = eh.einsum(pattern, *tensors)
+        own = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+        rest = sum(size for place, size in held.items() if place not in own)
+        assert rest == eh.explain(pattern, *tensors).bytes_kept
+        assert result.requires_grad

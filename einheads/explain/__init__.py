@@ -28,6 +28,7 @@ from einheads.steps import (
     Sum,
     elements,
     flat,
+    kept,
     sources,
 )
 
@@ -168,6 +169,12 @@ def tell(subject: Subject) -> Explanation:
         ),
         chosen=in_a_line(subject.steps),
         runner_up=runner_up(subject) if contractions else None,
+        kept=tuple(
+            Value(
+                names[number], subject.steps.dims(number), _shape(subject.steps.dims(number), sizes)
+            )
+            for number in kept(subject.steps)
+        ),
         multiply_adds=plan.multiply_adds,
         naive=plan.naive,
         itemsize=subject.traits.itemsize,

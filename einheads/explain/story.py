@@ -150,6 +150,8 @@ class Explanation:
         steps: what runs.
         chosen: the products of the steps, and what is copied for them, in one line.
         runner_up: what the steps were chosen over; None if there is no other way.
+        kept: what gradients read besides the operands: inner results, and copies where autograd
+            makes the gradients by itself.
         multiply_adds: of all contractions together.
         naive: multiply-adds if everything were expanded to all axes at once.
         itemsize: bytes for one number.
@@ -172,6 +174,7 @@ class Explanation:
     steps: tuple[Operation, ...]
     chosen: str
     runner_up: Alternative | None
+    kept: tuple[Value, ...]
     multiply_adds: int
     naive: int
     itemsize: int
@@ -220,6 +223,11 @@ class Explanation:
         )
 
     @property
+    def bytes_kept(self) -> int:
+        """The size of what gradients read besides the operands."""
+        return self.itemsize * sum(elements(value.dims, self.sizes) for value in self.kept)
+
+    @property
     def spellings(self) -> tuple[Spelling, Spelling, Spelling]:
         """The three other ways to write it."""
         return self.definition, self.matmul, self.vmap
@@ -242,6 +250,7 @@ class Explanation:
         told["roles"] = _plain(self.roles)
         told["bytes_copied"] = self.bytes_copied
         told["bytes_held"] = self.bytes_held
+        told["bytes_kept"] = self.bytes_kept
         told["spellings"] = {name: getattr(self, name).text for name in _SPELLED}
         return told
 

@@ -81,6 +81,15 @@ def choice(story: Explanation) -> str:
     return f"chosen over {other.steps}: {other.reason}"
 
 
+def keeping(story: Explanation) -> str:
+    """What gradients need besides the operands."""
+    if not story.kept:
+        return ""
+    names = " and ".join(dict.fromkeys(value.name for value in story.kept))
+    verb = "are" if " and " in names else "is"
+    return f"for gradients, {names} {verb} kept beside the operands: {amount(story.bytes_kept)}"
+
+
 def assumption(story: Explanation) -> str:
     """Which sizes are made up."""
     if not story.assumed:
@@ -160,7 +169,7 @@ def _steps(story: Explanation) -> list[str]:
         )
         for step in story.steps
     ]
-    last = [f"  {line}" for line in (summary(story), choice(story)) if line]
+    last = [f"  {line}" for line in (summary(story), choice(story), keeping(story)) if line]
     return ["Steps", *_table(rows), *last]
 
 
