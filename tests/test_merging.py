@@ -120,3 +120,10 @@ def test_parameters_are_its_own() -> None:
         assert torch.equal(value, before[name])
     merged.reset_parameters()
     assert einheads.Einsum(merged.pattern, bias="o", **merged.sizes).declared == merged.declared
+
+
+def test_a_layer_that_does_more_than_its_pattern() -> None:
+    """Its weight alone would be another layer."""
+    layer = einheads.EinMix("... (h c) -> (...) (h d)", weight_shape="h c d", h=2, c=3, d=5)
+    with pytest.raises(einheads.EinheadsError, match="EinMix does more than its pattern"):
+        layer.merge()

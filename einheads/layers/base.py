@@ -281,7 +281,7 @@ class Einsum(nn.Module):
             A new layer with parameters of its own, in the same mode of training.
 
         Raises:
-            PatternError: the layer has no weights to contract.
+            EinheadsError: the layer has no weights to contract, or does more than its pattern.
         """
         return merged(self, Einsum)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from einheads.errors import PatternError
+from einheads.errors import EinheadsError, PatternError
 from einheads.functional import einsum
 
 if TYPE_CHECKING:
@@ -31,6 +31,12 @@ def merged(layer: Einsum, kind: type[Einsum]) -> Einsum:
             pattern.text,
             [term.span for term in pattern.operands],
             ["write: einheads.einsum(...), which needs no layer"],
+        )
+    if type(layer).forward is not kind.forward:
+        raise EinheadsError(
+            f"{type(layer).__name__} does more than its pattern, so no weight alone can replace it",
+            pattern.text,
+            notes=["write: the layer itself, as it is"],
         )
     inputs = pattern.operands[: layer.inputs]
     fed = {axis for term in inputs for axis in term.names}
