@@ -41,26 +41,27 @@ class _Task:
         pull: which one.
         lowered: its program; takes the gradient of the result, the other value if there is one,
             and then sizes.
-        function: takes the gradient of the result, the other value if there is one, and sizes.
         extra: these sizes.
+        last: whether nobody reads the gradient of the result after this.
     """
 
     pull: Pull
     lowered: Lowered
     extra: tuple[int, ...]
+    last: bool
 
     def run(
         self, gradients: dict[int, Tensor], values: dict[int, Tensor], *, watched: bool
     ) -> None:
         """Make the gradient; `watched` by autograd, where it has to have gradients of its own."""
         pull = self.pull
-        gradient = gradients[pull.result]
+        # What nobody reads any more is let go, so that a chain never holds all of its gradients.
+        gradient = gradients.pop(pull.result) if self.last else gradients[pull.result]
         function = self.lowered.program.run if watched else self.lowered.unwatched.run
-        gradients[pull.of] = (
-            function(gradient, *self.extra)
-            if pull.other is None
-            else function(gradient, values[pull.other], *self.extra)
-        )
+        if pull.other is None:
+            gradients[pull.of] = function(gradient, *self.extra)
+        else:
+            gradients[pull.of] = function(gradient, values.pop(pull.other), *self.extra)
 
 
 class Trainer:
@@ -114,7 +115,9 @@ def pays(schedule: Schedule) -> bool:
         key = "".join(str(int(need)) for need in schedule.needs)
         found = None if measured is None else measured.planned.get(key)
         if found is None:
-            found = _price_planned(schedule) < _MARGIN * _price_undone(schedule)
+            most = _MARGIN * _price_undone(schedule)
+            # Where the call alone costs more, no gradient has to be lowered to know the answer.
+            found = most > _FUNCTION and _price_planned(schedule) < most
         lower.planned[schedule.needs] = found
     return found
 
@@ -269,7 +272,7 @@ class Schedule:
         # The gradient of an inner value has whatever dimensions suit the one who makes it.
         made = {self.last: (bound.output, gradient)}
         tasks = []
-        for pull in self.pulls:
+        for place, pull in enumerate(self.pulls):
             free = pull.of >= self.count
             dims, known = made[pull.result]
             layouts: tuple[Layout, ...] = (known,)
@@ -288,7 +291,8 @@ class Schedule:
                 steps.dims(steps.result),
                 layouts_of(steps, layouts, chosen.plan.sizes)[steps.result],
             )
-            tasks.append(_Task(pull, chosen, chosen.program.trailing(found)))
+            last = all(later.result != pull.result for later in self.pulls[place + 1 :])
+            tasks.append(_Task(pull, chosen, chosen.program.trailing(found), last))
         return tuple(tasks)
 
 

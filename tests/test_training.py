@@ -351,6 +351,21 @@ class TestCost:
         found = kept(lambda: einheads.einsum(LOW_RANK, *operands))
         assert [tuple(one.shape) for one in found] == [(7, 11), (11, 2), (2, 13), (7, 2)]
 
+    def test_inner_gradients_are_let_go(self) -> None:
+        """Whoever reads a gradient last is the last to hold it, so a chain holds one at a time."""
+        pattern = "a b, b c, c d, d e -> a e"
+        tensors = [leaf(*shape) for shape in ((2, 3), (3, 5), (5, 7), (7, 11))]
+        declaration = Declaration(pattern)
+        schedule = training.Schedule(declaration, prepare(declaration, (), tensors), (True,) * 4)
+        waiting = {schedule.last}
+        for task in schedule.predicted():
+            assert task.pull.result in waiting
+            if task.last:
+                waiting.remove(task.pull.result)
+            waiting.add(task.pull.of)
+            assert sum(value >= schedule.count for value in waiting) <= 2
+        assert sorted(waiting) == [0, 1, 2, 3]
+
     def test_programs_do_not_grow_with_batches(self) -> None:
         """Batch sizes of one class share the programs of a training step."""
         weight = leaf(5, 7, 11)
