@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from .operands import Declaration, check_mixture, check_support, check_types
-from .program import autocasts, cache, prepare
+from .program import autocasts, cache, prepare, trains
 from .training import Trainer, contract, trainer
 
 # What runs, the sizes that it takes behind the tensors, the planned backward if there is one, and
@@ -69,6 +69,7 @@ def apply(
                 c.dtype,
                 c.is_contiguous() or c.stride(),
                 c.is_cpu,
+                trains(tensors),
             )
         else:
             parts = _parts(tensors)
@@ -106,7 +107,7 @@ def _parts(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
         parts += (one.shape, one.dtype, one.is_contiguous() or one.stride(), one.is_cpu)
     # The device of the first one stands in the signature anyway.
     del parts[3:4]
-    return tuple(parts)
+    return (*parts, trains(tensors)) if len(tensors) > 2 else tuple(parts)
 
 
 def _ordinary(tensors: Sequence[Tensor]) -> bool:

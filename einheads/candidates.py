@@ -26,6 +26,8 @@ class Traits:
         integer: integers have no matrix product on every device, and sum into int64.
         autocast: contractions are matrix products without exception, since only these are cast.
         dense: whoever reads the result copies it, unless it is born in the order of its dimensions.
+        trains: gradients of several operands will be wanted; they count where an order of
+            contractions is chosen.
     """
 
     device: str = "cpu"
@@ -33,6 +35,7 @@ class Traits:
     integer: bool = False
     autocast: bool = False
     dense: bool = False
+    trains: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,17 @@ def contiguous(dims: Dims, sizes: Mapping[str, int]) -> Layout:
     return Layout(order, frozenset(itertools.pairwise(order)), order[-1] if order else None)
 
 
+def in_order(dims: Dims, sizes: Mapping[str, int]) -> Layout:
+    """The layout of a contiguous operand, in which an axis may stand twice.
+
+    Example:
+        >>> in_order((("i",), ("i",), ("o",)), {"i": 3, "o": 5}).order
+        ('i', 'o')
+    """
+    names = dict.fromkeys(name for dim in dims for name in dim)
+    return contiguous(tuple((name,) for name in names), sizes)
+
+
 def layout(dims: Dims, strides: Sequence[int], sizes: Mapping[str, int]) -> Layout:
     """The layout of a tensor with these dimensions and strides.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from .build import Builder
 from .candidates import Candidate, Elementwise, Traits, Way, made, readable
-from .layout import Layout, contiguous
+from .layout import Layout, in_order
 from .plan import Plan
 from .price import price
 from .rates import rates_for
@@ -121,8 +121,7 @@ def _start(
 ) -> _Lowering:
     dims = bound.operands if bias is None else (*bound.operands, tuple((name,) for name in bias))
     if layouts is None:
-        every = [tuple((name,) for name in dict.fromkeys(flat(one))) for one in dims]
-        layouts = [contiguous(one, plan.sizes) for one in every]
+        layouts = [in_order(one, plan.sizes) for one in dims]
     build = Builder(dims, plan.sizes, known=dict(enumerate(layouts)))
     values = [build.prepare(number, lonely) for number, lonely in enumerate(plan.lonely)]
     output = None if free else bound.output

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .sizes import Bound, Dim
 
@@ -67,8 +67,62 @@ class Plan:
     sizes: Mapping[str, int]
 
 
+# Up to so many operands, orders that are the best in another respect are looked for as well.
+_FEW = 8
+# What `opt_einsum` may minimize instead of multiply-adds: the numbers that are written, the largest
+# inner result, and both together.
+_RESPECTS = ("write", "size", "combo")
+# An order that takes so many times the multiply-adds of another one never pays.
+_HOPELESS = 4
+
+
+def plans(bound: Bound, sizes: Mapping[str, int] | None = None) -> tuple[Plan, ...]:
+    """The orders of contraction that may be the cheapest, the one of fewest multiply-adds first.
+
+    With two operands there is one. With more, fewer multiply-adds may mean larger inner results,
+    which have to be written and read again; what that costs is not known here.
+
+    Example:
+        >>> from einheads.pattern import parse
+        >>> from einheads.sizes import bind
+        >>> low_rank = bind(parse("b i, i r, r o -> b o"), [(8, 64), (64, 4), (4, 32)])
+        >>> [chosen.multiply_adds for chosen in plans(low_rank)]
+        [3072]
+
+    Args:
+        bound: the pattern.
+        sizes: integers to plan with instead of the bound sizes, which may be symbolic.
+    """
+    first = plan(bound, sizes)
+    if not 3 <= len(bound.operands) <= _FEW:
+        return (first,)
+    output = tuple(name for dim in bound.output for name in dim)
+    found = {_shape(first): first}
+    paths = [_path(first.operands, output, first.sizes, respect) for respect in _RESPECTS]
+    paths.append(_written(len(first.operands)))
+    for path in paths:
+        other = _along(path, first, output)
+        found.setdefault(_shape(other), other)
+    every = sorted(found.values(), key=lambda one: one.multiply_adds)
+    most = _HOPELESS * every[0].multiply_adds
+    return tuple(one for one in every if one.multiply_adds <= most)
+
+
+def _shape(plan: Plan) -> frozenset[frozenset[int]]:
+    """Which operands each contraction brings together, whatever its number."""
+    held: dict[int, frozenset[int]] = {k: frozenset([k]) for k in range(len(plan.operands))}
+    for place, step in enumerate(plan.contractions):
+        held[len(plan.operands) + place] = held[step.left] | held[step.right]
+    return frozenset(held.values())
+
+
+def _written(count: int) -> list[tuple[int, int]]:
+    """The order in which the operands are written, which is how a chain is meant."""
+    return [(0, 1), *((count + place, place + 2) for place in range(count - 2))]
+
+
 def plan(bound: Bound, sizes: Mapping[str, int] | None = None) -> Plan:
-    """Choose the order of contraction for a bound pattern.
+    """Choose the order of contraction of a bound pattern that takes the fewest multiply-adds.
 
     Example:
         >>> from einheads.pattern import parse
@@ -100,23 +154,34 @@ def plan(bound: Bound, sizes: Mapping[str, int] | None = None) -> Plan:
         tuple(name for name in axes if name not in alone)
         for axes, alone in zip(flat, lonely, strict=True)
     )
-    values: dict[int, Dim] = dict(enumerate(operands))
-    contractions: list[Contraction] = []
-    for left, right in _path(operands, output, sizes):
-        first, second = values.pop(left), values.pop(right)
-        kept = set(output).union(*values.values())
-        step = _contraction(left, right, first, second, kept, sizes)
-        values[len(operands) + len(contractions)] = step.result
-        contractions.append(step)
     present = set().union(*operands)
-    return Plan(
+    start = Plan(
         operands,
         lonely,
-        tuple(contractions),
+        (),
         tuple(name for name in output if name not in present),
-        sum(step.multiply_adds for step in contractions),
+        0,
         _product(present.union(*lonely), sizes),
         sizes,
+    )
+    return _along(_path(operands, output, sizes), start, output)
+
+
+def _along(path: Sequence[tuple[int, int]], start: Plan, output: Dim) -> Plan:
+    """The plan that contracts these pairs, for the operands of another one."""
+    count = len(start.operands)
+    values: dict[int, Dim] = dict(enumerate(start.operands))
+    contractions: list[Contraction] = []
+    for left, right in path:
+        first, second = values.pop(left), values.pop(right)
+        kept = set(output).union(*values.values())
+        step = _contraction(left, right, first, second, kept, start.sizes)
+        values[count + len(contractions)] = step.result
+        contractions.append(step)
+    return replace(
+        start,
+        contractions=tuple(contractions),
+        multiply_adds=sum(step.multiply_adds for step in contractions),
     )
 
 
@@ -135,7 +200,9 @@ def _contraction(
     )
 
 
-def _path(operands: Sequence[Dim], output: Dim, sizes: Mapping[str, int]) -> list[tuple[int, int]]:
+def _path(
+    operands: Sequence[Dim], output: Dim, sizes: Mapping[str, int], respect: str = "flops"
+) -> list[tuple[int, int]]:
     """The pairs to contract, in the numbering of `Contraction`."""
     if len(operands) < 2:
         return []
@@ -150,8 +217,13 @@ def _path(operands: Sequence[Dim], output: Dim, sizes: Mapping[str, int]) -> lis
     result = "".join(symbols[name] for name in output if name in present)
     # A size of zero would make every order cost nothing, and so the choice meaningless.
     shapes = [tuple(max(sizes[name], 1) for name in axes) for axes in operands]
+    # "auto" gives up on the best order from five operands on; dynamic programming finds it.
+    search = opt_einsum.DynamicProgramming(minimize=respect)
     steps, _ = opt_einsum.contract_path(
-        f"{','.join(terms)}->{result}", *shapes, shapes=True, optimize="auto"
+        f"{','.join(terms)}->{result}",
+        *shapes,
+        shapes=True,
+        optimize=search if len(operands) <= _FEW else "auto",
     )
     alive = list(range(len(operands)))
     pairs: list[tuple[int, int]] = []

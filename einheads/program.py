@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from .candidates import Traits
-from .choices import Choice, fits, problem
+from .choices import Choice, problem
 from .layout import Layout, layout
-from .lower import lower
 from .operands import Declaration, check_mixture, check_types, input_names, labels
 from .pattern import Pattern, parse
 from .placing import placed
-from .plan import Plan, plan
+from .plan import Plan
+from .planning import planned
 from .sizes import Bound, Dim, Dims, bind
 from .source import write
 from .steps import Steps
@@ -323,6 +323,7 @@ def prepare(
         itemsize=first.element_size(),
         integer=not (first.is_floating_point() or first.is_complex()),
         autocast=autocasts(),
+        trains=len(operands) > 2 and trains(tensors),
     )
     bias = None if declaration.bias is None else tuple(declaration.bias.split())
     text = str(pattern)
@@ -334,6 +335,11 @@ def prepare(
     )
     found = lowered(Request(title, names, bound, layouts, traits, bias))
     return Prepared(found, bound, traits)
+
+
+def trains(tensors: Sequence[Tensor]) -> bool:
+    """Whether gradients are wanted, which may decide about an order of contractions."""
+    return torch.is_grad_enabled() and True in [one.requires_grad for one in tensors]
 
 
 def layout_of(dims: Dims, tensor: Tensor, bound: Bound) -> Layout:
@@ -353,13 +359,11 @@ def lowered(request: Request) -> Lowered:
     key = (*what, classes, request.layouts, request.traits)
 
     def make() -> Lowered:
-        chosen = plan(bound, sizes)
         measured = cache.choices.get(request.problem) if cache.choices else None
         ways = None if measured is None else measured.ways
-        if ways is not None and not fits(chosen, ways):
-            ways = None
         layouts, traits, bias = request.layouts, request.traits, request.bias
-        steps = lower(bound, chosen, layouts, traits, bias, free=request.free, chosen=ways)
+        made = planned(bound, sizes, layouts, traits, bias, free=request.free, chosen=ways)
+        chosen, steps = made.plan, made.steps
         program = cache.program(request.title, request.names, steps)
         unwatched = program
         # On a CPU, a strided result is written to a buffer and copied: slower than a view of it.

@@ -25,7 +25,7 @@ from .program import Lowered, Prepared, Request, cache, layout_of, lowered
 from .rates import rates_for
 from .sizes import Dims
 from .steps import elements
-from .unplanned import undone
+from .unplanned import price_undone
 
 # Whether `torch.autograd.grad(..., is_grads_batched=True)` and its relatives are at work, whose
 # older vmap has rules for few operations.
@@ -115,21 +115,15 @@ def pays(schedule: Schedule) -> bool:
         key = "".join(str(int(need)) for need in schedule.needs)
         found = None if measured is None else measured.planned.get(key)
         if found is None:
-            most = _MARGIN * _price_undone(schedule)
+            steps, layouts = lower.program.steps, lower.request.layouts
+            own = price_undone(
+                steps, layouts, schedule.needs, lower.plan.sizes, lower.request.traits
+            )
+            most = _MARGIN * (own + _NODE * len(steps.steps))
             # Where the call alone costs more, no gradient has to be lowered to know the answer.
             found = most > _FUNCTION and _price_planned(schedule) < most
         lower.planned[schedule.needs] = found
     return found
-
-
-def _price_undone(schedule: Schedule) -> float:
-    lower = schedule.prepared.lowered
-    steps, layouts, sizes = lower.program.steps, lower.request.layouts, lower.plan.sizes
-    own = undone(steps, layouts, schedule.needs, sizes)
-    inputs = [contiguous(own.inputs[0], sizes), *layouts_of(steps, layouts, sizes)]
-    traits = lower.request.traits
-    rates = rates_for(traits.device)
-    return price(own, inputs, sizes, traits.itemsize, rates) + _NODE * len(steps.steps)
 
 
 def _price_planned(schedule: Schedule) -> float:

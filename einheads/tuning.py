@@ -23,6 +23,7 @@ from .errors import count, kind
 from .functional import einsum
 from .lower import Draft, drafts
 from .operands import Declaration
+from .plan import plans
 from .program import Request, autocasts, cache, compile_source, lowered, prepare
 from .source import write
 from .stopwatch import Racer, Watch, fastest, race
@@ -89,8 +90,8 @@ class _Call:
     def operands(self) -> list[Tensor]:
         """Random tensors of the same kind."""
         return [
-            _random(shape, strides, dtype, device)
-            for shape, strides, dtype, device, _ in self.tensors
+            _random(shape, strides, dtype, device).requires_grad_(needed)
+            for shape, strides, dtype, device, needed in self.tensors
         ]
 
     @property
@@ -149,7 +150,7 @@ def tune(
     rows: list[Measured] = []
     bar = tqdm(calls, desc="tune", leave=False, disable=None if progress else True)
     for call in bar:
-        with call.setting():
+        with call.setting(), torch.set_grad_enabled(backward):
             rows += _tuned(call, backward=backward)
     return Tuned(tuple(rows))
 
@@ -247,12 +248,16 @@ _MOST = 48
 def _contraction(request: Request, operands: Sequence[Tensor], watch: Watch) -> Iterator[Measured]:
     """Time the lowerings of a request, and remember the fastest."""
     before = lowered(request)
-    plan = before.plan
-    if not plan.contractions:
+    if not before.plan.contractions:
         return
-    every = drafts(
-        request.bound, plan, request.layouts, request.traits, request.bias, free=request.free
-    )
+    every = [
+        draft
+        for order in plans(request.bound, request.sizes)
+        for draft in drafts(
+            request.bound, order, request.layouts, request.traits, request.bias, free=request.free
+        )
+    ]
+    every.sort(key=lambda one: one.price)
     tried = [one for one in every[:_MOST] if one.price <= _HOPELESS * every[0].price]
     # What runs by now is the first one, and wins where nothing is faster.
     tried.sort(key=lambda one: one.steps != before.program.steps)

@@ -6,7 +6,7 @@ Formulas are sums of products, `2 h o i + h o`; the sizes in the calls are all d
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch.nn import functional
 
 import einheads as eh
 from einheads.pattern import parse
-from einheads.plan import plan
+from einheads.plan import plans
 from einheads.sizes import bind
 
 # What says where in a paper a layer is found.
@@ -177,7 +177,7 @@ COLLECTION: dict[str, Entry] = {
     "CP": entry(
         lambda **o: eh.CP(**PAIR, r=3, **o),
         "(i1 i2)", "r i1 + r i2 + o1 r + o2 r + o1 o2",
-        "2 r i1 i2 + 2 r i1 + 2 o2 r + 2 o1 o2 r", r=3, **PAIRED,
+        "2 r i1 i2 + 2 r i1 + 2 o1 r + 2 o1 o2 r", r=3, **PAIRED,
     ),
     "Tucker": entry(
         lambda **o: eh.Tucker(i=(4, 3), o=(2, 7), r=2, s=(2, 3), **o),
@@ -240,23 +240,31 @@ def valued(formula: str, sizes: dict[str, int]) -> int:
 
 
 @contextmanager
-def counted(module: nn.Module) -> Iterator[list[int]]:
-    """Collect the multiply-adds of everything that a module contracts while it is called."""
-    found: list[int] = []
+def counted(module: nn.Module) -> Iterator[list[set[int]]]:
+    """Collect the multiply-adds of everything that a module contracts while it is called.
+
+    Where several orders of contraction come into question, all of their counts: the formula tells
+    the one that a person would write, and the program takes the one that is cheapest for its sizes.
+    """
+    found: list[set[int]] = []
+
+    def orders(pattern: str, tensors: Sequence[Tensor], sizes: dict[str, int]) -> set[int]:
+        bound = bind(parse(pattern), [tuple(one.shape) for one in tensors], sizes)
+        return {one.multiply_adds for one in plans(bound)}
 
     def layer_called(layer: eh.Einsum, inputs: tuple[Tensor, ...]) -> None:
-        found.append(layer.explain(*inputs).multiply_adds)
+        weights = [layer.get_parameter(name) for name in layer.declared.names]
+        found.append(orders(layer.pattern, [*inputs, *weights], dict(layer.declared.given)))
 
     def wrapped(einsum: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def call(pattern: str, *tensors: Tensor, **sizes: int) -> Tensor:
-            shapes = [tuple(tensor.shape) for tensor in tensors]
-            found.append(plan(bind(parse(pattern), shapes, sizes)).multiply_adds)
+            found.append(orders(pattern, tensors, sizes))
             return einsum(pattern, *tensors, **sizes)
 
         return call
 
     def attended(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
-        found.append(query.numel() * (key.shape[-2] + value.shape[-2]))
+        found.append({query.numel() * (key.shape[-2] + value.shape[-2])})
         return attend(query, key, value, **options)
 
     attend = functional.scaled_dot_product_attention

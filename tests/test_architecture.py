@@ -19,7 +19,7 @@ TORCH_FREE = re.findall(
     r"\w+",
     """
     errors pattern given sizes layout plan steps rates costs price candidates ways build lower
-    source gradients choices unplanned placing explain
+    source gradients choices unplanned planning placing explain
     """,
 )
 WITH_TORCH = re.findall(

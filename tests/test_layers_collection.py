@@ -1,6 +1,7 @@
 """What every layer of the collection promises, each asked the same questions."""
 
 import inspect
+import itertools
 import math
 import re
 from collections.abc import Callable
@@ -53,7 +54,8 @@ def test_parameters_and_flops(name: str) -> None:
     inputs = [torch.eye(5, **DOUBLE)[:4]] if name == "Experts" else one.inputs()
     with counted(layer) as multiply_adds:
         layer(*inputs)
-    assert 2 * sum(multiply_adds) == valued(one.flops, one.sizes)
+    sums = {2 * sum(counts) for counts in itertools.product(*multiply_adds)}
+    assert valued(one.flops, one.sizes) in sums
 
 
 @every

@@ -1,11 +1,15 @@
 """The order of contraction: roles, costs, and what opt_einsum is asked."""
 
+import itertools
 import math
 
 import pytest
 
+from einheads.candidates import Traits
+from einheads.layout import in_order
 from einheads.pattern import parse
-from einheads.plan import Plan, plan
+from einheads.plan import Plan, plan, plans
+from einheads.planning import planned as cheapest
 from einheads.sizes import bind
 
 
@@ -78,3 +82,63 @@ def test_other_sizes_to_plan_with() -> None:
     bound = bind(parsed, [(2, 50), (50, 60), (60, 70)])
     other = plan(bound, {"a": 90, "b": 80, "c": 60, "d": 2})
     assert [step.contract for step in other.contractions] == [("c",), ("b",)]
+
+
+class TestOrders:
+    """Where several orders of contraction come into question."""
+
+    def test_two_operands_have_one_order(self) -> None:
+        """There is nothing to choose."""
+        parsed = parse("a b, b c -> a c")
+        assert len(plans(bind(parsed, [(2, 3), (3, 5)]))) == 1
+
+    def test_the_first_has_the_fewest_multiply_adds(self) -> None:
+        """Each order stands once, and those of far more multiply-adds are left out."""
+        parsed = parse("b g k, b k d, b k -> b g d")
+        found = plans(bind(parsed, [(7, 11, 13), (7, 13, 17), (7, 13)]))
+        counts = [one.multiply_adds for one in found]
+        assert len(found) > 1
+        assert counts == sorted(counts)
+        assert counts[0] == plan(bind(parsed, [(7, 11, 13), (7, 13, 17), (7, 13)])).multiply_adds
+        assert counts[-1] <= 4 * counts[0]
+        pairs = {tuple((step.left, step.right) for step in one.contractions) for one in found}
+        assert len(pairs) == len(found)
+
+    @pytest.mark.parametrize("batch", [1, 64])
+    def test_five_operands_find_the_best_order(self, batch: int) -> None:
+        """No order of all possible ones takes fewer multiply-adds."""
+        text = "b i j, i r, j r, p r, q r -> b p q"
+        sizes = {"b": batch, "i": 3, "j": 4, "p": 2, "q": 7, "r": 3}
+        chosen = planned(text, **sizes)
+        assert chosen.multiply_adds == self.fewest(text, sizes)
+
+    def fewest(self, text: str, sizes: dict[str, int]) -> int:
+        """The fewest multiply-adds of all orders, found by trying each."""
+        left, right = text.split("->")
+        terms = [frozenset(term.split()) for term in left.split(",")]
+        output = frozenset(right.split())
+
+        def search(values: list[frozenset[str]]) -> int:
+            if len(values) == 1:
+                return 0
+            best = None
+            for first, second in itertools.combinations(range(len(values)), 2):
+                rest = [one for k, one in enumerate(values) if k not in (first, second)]
+                both = values[first] | values[second]
+                made = both & output.union(*rest)
+                cost = math.prod(sizes[name] for name in both) + search([*rest, made])
+                best = cost if best is None else min(best, cost)
+            assert best is not None
+            return best
+
+        return search(terms)
+
+    def test_gradients_count_where_they_are_wanted(self) -> None:
+        """Each order may be chosen, and whichever is computes the pattern."""
+        parsed = parse("b g k, b k d, b k -> b g d")
+        bound = bind(parsed, [(7, 11, 13), (7, 13, 17), (7, 13)])
+        layouts = [in_order(dims, bound.sizes) for dims in bound.operands]
+        for trains in (False, True):
+            found = cheapest(bound, bound.sizes, layouts, Traits(trains=trains))
+            assert found.plan in plans(bound)
+            assert found.steps.dims(found.steps.result) == bound.output

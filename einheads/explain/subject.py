@@ -17,10 +17,10 @@ from typing import Any
 from einheads.candidates import Traits
 from einheads.errors import SizeError, kind
 from einheads.given import MOST, checked, is_size
-from einheads.layout import Layout, layout
-from einheads.lower import lower
+from einheads.layout import Layout, in_order, layout
 from einheads.pattern import Axis, Dots, Item, Pattern, Term, parse
-from einheads.plan import Plan, plan
+from einheads.plan import Plan
+from einheads.planning import planned
 from einheads.sizes import Bound, Dim, Dims, bind
 from einheads.steps import Steps
 
@@ -127,10 +127,11 @@ def prepare(outline: Outline, shapes: Sequence[Sequence[int]] | None = None) -> 
         given = guess.needed
     bound = bind(pattern, shapes, given, labels)
     bias = None if outline.bias is None else tuple(outline.bias.split())
-    chosen = plan(bound)
     dims = bound.operands if bias is None else (*bound.operands, tuple((name,) for name in bias))
     layouts = _layouts(outline.layouts, dims, bound.sizes)
-    steps = lower(bound, chosen, layouts, outline.traits, bias)
+    lie = layouts or [in_order(one, bound.sizes) for one in dims]
+    made = planned(bound, bound.sizes, lie, outline.traits, bias)
+    chosen, steps = made.plan, made.steps
     # Python wants parameters without a default first: a size that nobody told takes the default
     # from those in front of it.
     last = max((place for place, name in enumerate(steps.given) if name in assumed), default=-1)

@@ -1,0 +1,88 @@
+"""The plan and the lowering together: among orders of contraction, the cheapest once lowered.
+
+An order of few multiply-adds may have inner results that lie badly or are long to write. Only the
+lowering knows, so each order is lowered, and priced: with its gradients, if these are wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .candidates import Traits, Way
+from .choices import fits
+from .layout import Layout
+from .lower import lower
+from .plan import Plan, plans
+from .price import price
+from .rates import rates_for
+from .sizes import Bound, Dim
+from .steps import Steps
+from .unplanned import price_undone
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """An order of contraction, and what is done for it.
+
+    Attributes:
+        plan: the order.
+        steps: the operations.
+    """
+
+    plan: Plan
+    steps: Steps
+
+
+def planned(
+    bound: Bound,
+    sizes: Mapping[str, int],
+    layouts: Sequence[Layout],
+    traits: Traits,
+    bias: Dim | None = None,
+    *,
+    free: bool = False,
+    chosen: Sequence[Way] | None = None,
+) -> Planned:
+    """Choose the order of contraction and its lowering.
+
+    Example:
+        >>> from einheads.layout import contiguous
+        >>> from einheads.pattern import parse
+        >>> from einheads.sizes import bind
+        >>> bound = bind(parse("b i, i r, r o -> b o"), [(8, 64), (64, 4), (4, 32)])
+        >>> layouts = [contiguous(dims, bound.sizes) for dims in bound.operands]
+        >>> found = planned(bound, bound.sizes, layouts, Traits())
+        >>> [type(step).__name__ for step in found.steps.steps]
+        ['Matmul', 'Matmul']
+
+    Args:
+        bound: the pattern with its dimensions.
+        sizes: to plan with.
+        layouts: of each operand, and then of the bias.
+        traits: device, dtype and whatever else matters.
+        bias: axes of a bias.
+        free: whether the result may have any order of dimensions.
+        chosen: a way for each contraction of one of the orders, if somebody has measured them;
+            ways that compute something else are left aside.
+    """
+    orders = plans(bound, sizes)
+    if chosen is not None:
+        for one in orders:
+            if fits(one, chosen):
+                steps = lower(bound, one, layouts, traits, bias, free=free, chosen=chosen)
+                return Planned(one, steps)
+    every = [Planned(one, lower(bound, one, layouts, traits, bias, free=free)) for one in orders]
+    if len(every) == 1:
+        return every[0]
+    return min(every, key=lambda one: _cost(one, layouts, sizes, traits))
+
+
+def _cost(
+    one: Planned, layouts: Sequence[Layout], sizes: Mapping[str, int], traits: Traits
+) -> float:
+    rates = rates_for(traits.device)
+    cost = price(one.steps, layouts, sizes, traits.itemsize, rates, dense=traits.dense)
+    if traits.trains:
+        cost += price_undone(one.steps, layouts, [True] * len(layouts), sizes, traits)
+    return cost
