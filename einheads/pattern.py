@@ -383,6 +383,7 @@ def _axes(items: tuple[Item, ...] | tuple[Axis | Unit, ...]) -> Iterator[Axis]:
 
 def _not_text(value: object) -> str:
     example = "write: the pattern first, such as 'b i, o i -> b o'"
-    if hasattr(value, "shape"):
+    # Asked of the type, since a nested tensor has no shape and says so by an error of its own.
+    if hasattr(type(value), "shape"):
         return f"the first argument is {kind(value)}, not a pattern; {example}, then the tensors"
     return f"the pattern is {kind(value)}, not a string; {example}"

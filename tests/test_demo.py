@@ -377,7 +377,9 @@ def test_interrupt_of_the_process_leaves_no_traceback() -> None:
         assert process.stdout.readline().startswith("text: ")
         process.send_signal(signal.SIGINT)
         _, complaint = process.communicate(timeout=60)
-    assert process.returncode == 130
+    # Where the signal meets `exec` of a text, as in the making of a dataclass, Python remembers it
+    # and ends itself by it; shells report both endings as 130.
+    assert process.returncode in {130, -signal.SIGINT}
     assert complaint == "demo: interrupted\n"
 
 

@@ -383,7 +383,12 @@ def test_spellings_agree(example: Case) -> None:
         example.check(run(text, *tensors), tensors)
 
 
-@pytest.mark.parametrize("example", SMALL[::2], ids=lambda example: example.name)
+@pytest.mark.parametrize(
+    "example",
+    # Of those with many operands the chain of 29 gets a bias; the star would take seconds more.
+    [example for example in SMALL[::2] if example.name != "star of 60"],
+    ids=lambda example: example.name,
+)
 def test_spellings_agree_with_a_bias(example: Case) -> None:
     """With every second axis of the output as a bias, in the other order."""
     tensors = example.tensors()

@@ -422,7 +422,7 @@ class TestLaws:
         left, right = case.pattern.split("->")
         terms, tensors = left.split(","), case.tensors()
         orders: list[list[int]] = [list(reversed(range(len(terms))))]
-        if len(terms) > 2:
+        if 2 < len(terms) < 10:  # each order of sixty operands is planned for a second
             orders += [random.Random(k).sample(range(len(terms)), len(terms)) for k in range(3)]
         for order in orders:
             pattern = f"{', '.join(terms[k] for k in order)} -> {right}"
