@@ -31,7 +31,11 @@ _STYLE = """
 .eh-race .mean{stroke:#e9ecf2}
 }
 """
-_LABELS, _PLOT, _NUMBERS, _ROW, _TOP = 140.0, 420.0, 150.0, 32.0, 52.0
+_LABELS, _PLOT, _NUMBERS, _TOP = 140.0, 420.0, 150.0, 52.0
+# How high a row is, at least and at most, and how far from its edges marks stay.
+_LEAST, _MOST, _EDGE = 32.0, 96.0, 5.0
+# The radius of a mark, where cases are few and where they are many.
+_LARGE, _SMALL, _FEW = 4.2, 2.8, 30
 
 # What one contestant did: the name of each case, and the ratio there.
 Ratios = Sequence[tuple[str, float]]
@@ -52,7 +56,18 @@ def strip(title: str, contestants: Mapping[str, Ratios]) -> str:
     def place(ratio: float) -> float:
         return _LABELS + _PLOT * (math.log2(ratio) - low) / (high - low)
 
-    bottom = _TOP + _ROW * len(contestants)
+    radius = _LARGE if max(map(len, contestants.values())) <= _FEW else _SMALL
+    # Losses last, so that no win covers one.
+    ordered = {name: sorted(one, key=lambda case: -case[1]) for name, one in contestants.items()}
+    rises = {
+        name: swarm([place(ratio) for _, ratio in ratios], 2 * radius)
+        for name, ratios in ordered.items()
+    }
+    heights = {
+        name: min(_MOST, max(_LEAST, 2 * (max(map(abs, one)) + radius + _EDGE)))
+        for name, one in rises.items()
+    }
+    bottom = _TOP + sum(heights.values())
     width, height = _LABELS + _PLOT + _NUMBERS, bottom + 44
     parts = [f'<text x="16" y="24" font-weight="bold">{escape(title)}</text>']
     # Where there are many powers of two, not all of them have a number.
@@ -72,19 +87,24 @@ def strip(title: str, contestants: Mapping[str, Ratios]) -> str:
         f'<text class="soft" x="{place(1) + 8:.1f}" y="{bottom + 32:g}">faster \u2192</text>'
         f'<text class="soft" x="{_LABELS + _PLOT + 24:g}" y="{_TOP - 14:g}">mean, worst</text>'
     )
-    for row, (name, ratios) in enumerate(contestants.items()):
-        y = _TOP + _ROW * (row + 0.5)
-        parts.append(f'<text x="16" y="{y + 4:g}">{escape(name)}</text>')
-        # Losses last, so that no win covers one.
-        for number, (case, ratio) in enumerate(sorted(ratios, key=lambda one: -one[1])):
-            parts.append(_dot(place(ratio), y + (-5, 0, 5)[number % 3], name, case, ratio))
+    y = _TOP
+    for name, ratios in ordered.items():
+        half = heights[name] / 2
+        y += half
+        parts.append(f'<text x="16" y="{y + 4:.1f}">{escape(name)}</text>')
+        # A heap that is too high for its row is pressed together.
+        room = half - radius - _EDGE
+        press = min(1.0, room / max(room, *map(abs, rises[name])))
+        for (case, ratio), rise in zip(ratios, rises[name], strict=True):
+            parts.append(_dot(place(ratio), y + press * rise, radius, name, case, ratio))
         middle = mean([ratio for _, ratio in ratios])
-        x = place(middle)
+        x, bar = place(middle), half - _EDGE
         parts.append(
-            f'<line class="mean" x1="{x:.1f}" y1="{y - 11:g}" x2="{x:.1f}" y2="{y + 11:g}"/>'
-            f'<text x="{_LABELS + _PLOT + 24:g}" y="{y + 4:g}">'
+            f'<line class="mean" x1="{x:.1f}" y1="{y - bar:.1f}" x2="{x:.1f}" y2="{y + bar:.1f}"/>'
+            f'<text x="{_LABELS + _PLOT + 24:g}" y="{y + 4:.1f}">'
             f"{times(middle)}, {times(min(ratio for _, ratio in ratios))}</text>"
         )
+        y += half
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="eh-race" role="img" width="{width:g}" '
         f'height="{height:g}" viewBox="0 0 {width:g} {height:g}"><title>{escape(title)}</title>'
@@ -92,6 +112,32 @@ def strip(title: str, contestants: Mapping[str, Ratios]) -> str:
         f'<rect class="ground" x="1" y="1" width="{width - 2:g}" height="{height - 2:g}" '
         f'rx="10"/>{"".join(parts)}</svg>'
     )
+
+
+def swarm(places: Sequence[float], size: float) -> list[float]:
+    """How far above or below its line each mark has to stand, so that none covers another.
+
+    Example:
+        >>> swarm([0, 1, 10], 5)
+        [0.0, 4.898979485566356, 0.0]
+
+    Args:
+        places: along the line.
+        size: the diameter of a mark.
+    """
+    put: list[tuple[float, float]] = []
+    for x in places:
+        near = [(x - other, rise) for other, rise in put if abs(x - other) < size]
+        touching = [
+            rise + side * math.sqrt(size**2 - by**2) for by, rise in near for side in (1, -1)
+        ]
+        free = (
+            rise
+            for rise in sorted([0.0, *touching], key=abs)
+            if all(by**2 + (rise - other) ** 2 > 0.999 * size**2 for by, other in near)
+        )
+        put.append((x, next(free)))
+    return [rise for _, rise in put]
 
 
 def mean(ratios: Sequence[float]) -> float:
@@ -104,12 +150,13 @@ def times(ratio: float) -> str:
     return f"{ratio:.2f}" if ratio < 9.995 else f"{ratio:.3g}" if ratio < 999.5 else f"{ratio:,.0f}"
 
 
-def _dot(x: float, y: float, name: str, case: str, ratio: float) -> str:
+def _dot(x: float, y: float, radius: float, name: str, case: str, ratio: float) -> str:
     told = f"<title>{escape(f'{case}: {name} takes {times(ratio)} times as long')}</title>"
     if ratio < 1:
-        path = f"M{x:.1f} {y - 5:g}l5 5l-5 5l-5 -5z"
+        r = 1.2 * radius  # as large as a circle, to the eye
+        path = f"M{x:.1f} {y - r:.1f}l{r:.1f} {r:.1f}l-{r:.1f} {r:.1f}l-{r:.1f} -{r:.1f}z"
         return f'<path class="loss" d="{path}">{told}</path>'
-    return f'<circle class="win" cx="{x:.1f}" cy="{y:g}" r="4.2">{told}</circle>'
+    return f'<circle class="win" cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}">{told}</circle>'
 
 
 def _power(power: int) -> str:

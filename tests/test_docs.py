@@ -14,6 +14,7 @@ import torch
 
 import einheads
 from pages import ROOT, blocks, check, examples, execute, hooks_of_the_site
+from test_architecture import ORDER
 
 PAGES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md"))
 WITH_CODE = [page for page in PAGES if list(examples((ROOT / page).read_text()))]
@@ -112,6 +113,17 @@ def test_reference_is_complete() -> None:
     text = "\n".join(path.read_text() for path in sorted(ROOT.glob("docs/reference/*.md")))
     listed = re.findall(r"^::: einheads\.(\w+)$", text, re.MULTILINE)
     assert sorted(listed) == sorted(set(einheads.__all__) - {"__version__"})
+
+
+def test_stages_stand_in_the_order_of_imports() -> None:
+    """The table of stages names files in the order that `test_architecture.py` enforces."""
+    page = (ROOT / "docs/how-it-works.md").read_text()
+    rows = re.findall(r"^\| (`.+?`) \|", page, re.MULTILINE)
+    files = re.findall(r"`(\w+)`", " ".join(rows))
+    assert len(files) > 20
+    assert files == sorted(files, key=ORDER.index)
+    torch_free, last = ORDER.index("explain"), files.index("placing")
+    assert all((ORDER.index(name) < torch_free) == (files.index(name) <= last) for name in files)
 
 
 def test_navigation_names_pages_that_exist() -> None:

@@ -235,6 +235,20 @@ def test_nothing_in_a_chart_leaves_its_frame(hooks: ModuleType) -> None:
         assert 100 < float(circle.get("cx")) < width - 100
 
 
+def test_many_marks_stay_in_their_rows(hooks: ModuleType) -> None:
+    """A hundred alike are pressed together; a few are spread so that none covers another."""
+    heap = [(str(number), 1.5) for number in range(100)]
+    root = ET.fromstring(hooks.races.charts.strip("a race", {"heap": heap, "one": [("a", 0.5)]}))
+    circles = list(root.iter(f"{SPACE}circle"))
+    (diamond,) = (one.get("d") for one in root.iter(f"{SPACE}path"))
+    lowest = max(float(one.get("cy")) + float(one.get("r")) for one in circles)
+    assert len(circles) == 100
+    assert lowest < float(diamond.split()[1].partition("l")[0])
+    assert len({one.get("cy") for one in circles}) > 90
+    rises = hooks.races.charts.swarm([0.0] * 7, 6.0)
+    assert sorted(rises) == [-18.0, -12.0, -6.0, 0.0, 6.0, 12.0, 18.0]
+
+
 @pytest.mark.parametrize("name", ["cards", "charts"])
 def test_examples_of_the_makers_run(hooks: ModuleType, name: str) -> None:
     """They are no part of the package, whose examples are collected."""
