@@ -18,10 +18,10 @@ from .steps import flat
 # Facts about machines and libraries that no fit can tell: vectors of 16 numbers, caches of 512 and
 # 8192 lines that are half full, pages and how many of them stay known, memory that comes fresh from
 # the system from 32 MiB on; few rows, long rows, how many summed numbers hide that a result is
-# written, and how many results hide that sums wait.
+# written, how many results hide that sums wait, and how many that they are added to a vector.
 _VECTOR = 16
 _L1_LINES, _L2_LINES = 512, 8192
-_SKINNY, _WIDE, _HIDDEN, _WAITING = 8, 512, 32, 512
+_SKINNY, _WIDE, _HIDDEN, _WAITING, _SHORT = 8, 512, 32, 512, 64
 _L2_BYTES = 1 << 20
 _FRESH_BYTES = 1 << 25
 _PAGE, _PAGES = 4096, 1024
@@ -206,8 +206,14 @@ class Costs:
             each += rates.lone if stacked else 0.0
         else:
             each = rates.matrix if stacked else 0.0
-        if not stacked and (rows == 1 or columns == 1):
-            each += work * rates.vector
+        if rows == 1 or (columns == 1 and batch == 1):
+            # BLAS sees a matrix and a vector, unless it is a stack with a single column each.
+            if right if rows == 1 else left:
+                each += work * rates.vector_near + rows * columns * rates.vector_dot
+            else:
+                # The result is added to at every step, which a short one cannot hide.
+                short = max(0.0, 1 - rows * columns / _SHORT)
+                each += work * rates.vector + contract * short * rates.vector_dot
         else:
             padded = rows * -(-columns // _VECTOR) * _VECTOR
             each += padded * contract * rates.multiply_add
@@ -216,14 +222,19 @@ class Costs:
             if right and not left and rows < _SKINNY:
                 each += work * rates.skinny
             each += rows * contract * (rates.left_near if left else rates.left_far)
-            each += columns * contract * (rates.right_near if right else rates.right_far)
+            # A few rows are multiplied as they are, more only when the right matrix is turned.
+            turned = rates.right_near * (min(1.0, rows / _SKINNY) if left else 1.0)
+            each += columns * contract * (turned if right else rates.right_far)
         each += rows * columns * rates.result
         cost = batch * each
         # The larger operand only: in a stack, the smaller one may be expanded, and stays cached.
         # What meets many rows or columns is multiplied for long enough to hide that it is read.
         read = batch * max(rows, columns) * contract
         if read * self.itemsize > _L2_BYTES and min(rows, columns) < _HIDDEN:
-            cost += read * (1 - min(rows, columns) / _HIDDEN) * rates.cold_operand
+            shown = read * (1 - min(rows, columns) / _HIDDEN)
+            # Of what is not much larger than the cache, a part is still there.
+            beyond = min(1.0, math.log2(read * self.itemsize / _L2_BYTES) / 2)
+            cost += shown * beyond * rates.cold_operand
         made = batch * rows * columns
         if stacked and made * self.itemsize > _L2_BYTES and contract < _HIDDEN:
             shown = made * (1 - contract / _HIDDEN)

@@ -62,7 +62,10 @@ class Rates:
         cold_operand: a number of the larger operand, where it is beyond the second cache and meets
             too few rows or columns to hide that it is read.
         skinny: a multiply-add of few rows where both operands are stored the other way round.
-        vector: a number of a matrix that is multiplied with a vector.
+        vector: a number of a matrix that is multiplied with a vector, as is a single row in a stack;
+            stored with the summed axes outermost.
+        vector_near: the same, stored with the summed axes innermost.
+        vector_dot: each dot product then; else each step along the summed axes, for a short result.
         tiny_matrix: a product that is so small that torch's own loops compute it.
         tiny_result: a number of its result.
         tiny_near: a multiply-add of it, both operands read in a row.
@@ -114,6 +117,8 @@ class Rates:
     cold_operand: float
     skinny: float
     vector: float
+    vector_near: float
+    vector_dot: float
     tiny_matrix: float
     tiny_result: float
     tiny_near: float
@@ -169,9 +174,11 @@ CPU = Rates(
     result=0.0433,
     cold_result=0.106,
     cold_wide=0.00397,
-    cold_operand=0.0485,
+    cold_operand=0.108,
     skinny=0.0926,
-    vector=0.0425,
+    vector=0.036,
+    vector_near=0.048,
+    vector_dot=2.0,
     tiny_matrix=1.59,
     tiny_result=1.28,
     tiny_near=0.253,
@@ -230,6 +237,8 @@ CUDA = Rates(
     cold_operand=0.0,
     skinny=0.0,
     vector=0.0013,
+    vector_near=0.0013,
+    vector_dot=0.0,
     tiny_matrix=0.5,
     tiny_result=0.002,
     tiny_near=0.0005,
