@@ -99,6 +99,15 @@ class Costs:
             cost += count * rates.copy_number
             if count * self.itemsize > _L2_BYTES:
                 cost += count / size * rates.copy_jump
+            # The rest of a line is wanted when the loops inside of the one that reads it have run.
+            lines = 1
+            for inner, (step,) in reversed(loops[:-1]):
+                if step == size and size < _VECTOR:
+                    if lines > _L2_LINES:
+                        beyond = min(1.0, math.log2(lines / _L2_LINES) / 4)
+                        cost += count / size * beyond * rates.copy_farther
+                    break
+                lines *= inner
         return (cost + self.moved(count)) * self.scale
 
     def distance(self, loops: Sequence[tuple[int, tuple[int, ...]]], which: int) -> float:
