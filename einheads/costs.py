@@ -18,10 +18,10 @@ from .steps import flat
 # Facts about machines and libraries that no fit can tell: vectors of 16 numbers, caches of 512 and
 # 8192 lines that are half full, pages and how many of them stay known, memory that comes fresh from
 # the system from 32 MiB on; few rows, long rows, how many summed numbers hide that a result is
-# written, and how many results hide that sums wait.
+# written, how many results hide that sums wait, and how many that they are added to a vector.
 _VECTOR = 16
 _L1_LINES, _L2_LINES = 512, 8192
-_SKINNY, _WIDE, _HIDDEN, _WAITING = 8, 512, 32, 512
+_SKINNY, _WIDE, _HIDDEN, _WAITING, _SHORT = 8, 512, 32, 512, 64
 _L2_BYTES = 1 << 20
 _FRESH_BYTES = 1 << 25
 _PAGE, _PAGES = 4096, 1024
@@ -99,6 +99,15 @@ class Costs:
             cost += count * rates.copy_number
             if count * self.itemsize > _L2_BYTES:
                 cost += count / size * rates.copy_jump
+            # The rest of a line is wanted when the loops inside of the one that reads it have run.
+            lines = 1
+            for inner, (step,) in reversed(loops[:-1]):
+                if step == size and size < _VECTOR:
+                    if lines > _L2_LINES:
+                        beyond = min(1.0, math.log2(lines / _L2_LINES) / 4)
+                        cost += count / size * beyond * rates.copy_farther
+                    break
+                lines *= inner
         return (cost + self.moved(count)) * self.scale
 
     def distance(self, loops: Sequence[tuple[int, tuple[int, ...]]], which: int) -> float:
@@ -147,6 +156,8 @@ class Costs:
         cost += count * (rates.multiply_strided if distant else rates.multiply_number)
         for which in distant:
             cost += count * self.distance(loops, which)
+        if count * self.itemsize > _L2_BYTES:
+            cost += count * rates.cold_multiply
         return (cost + self.moved(count)) * self.scale
 
     def sum(self, dims: Dims, layout: Layout, summed: Sequence[str]) -> float:
@@ -180,6 +191,7 @@ class Costs:
         left: bool | None,
         right: bool | None,
         stacked: bool,
+        different: tuple[int, int] | None = None,
     ) -> float:
         """A matrix product or a stack of them, without the call.
 
@@ -192,6 +204,7 @@ class Costs:
                 cannot read it at all.
             right: the same for the right one.
             stacked: whether it is a stack, even of one.
+            different: how many left and right matrices there are in memory, if some are expanded.
         """
         rates = self.rates
         work = rows * columns * contract
@@ -206,8 +219,10 @@ class Costs:
             each += rates.lone if stacked else 0.0
         else:
             each = rates.matrix if stacked else 0.0
-        if not stacked and (rows == 1 or columns == 1):
-            each += work * rates.vector
+        if rows == 1 or (columns == 1 and batch == 1):
+            # BLAS sees a matrix and a vector, unless it is a stack with a single column each.
+            dots = bool(right if rows == 1 else left)
+            each += self.vector(rows * columns, contract, dots=dots, stacked=batch > 1)
         else:
             padded = rows * -(-columns // _VECTOR) * _VECTOR
             each += padded * contract * rates.multiply_add
@@ -216,14 +231,12 @@ class Costs:
             if right and not left and rows < _SKINNY:
                 each += work * rates.skinny
             each += rows * contract * (rates.left_near if left else rates.left_far)
-            each += columns * contract * (rates.right_near if right else rates.right_far)
+            # A few rows are multiplied as they are, more only when the right matrix is turned.
+            turned = rates.right_near * (min(1.0, rows / _SKINNY) if left else 1.0)
+            each += columns * contract * (turned if right else rates.right_far)
         each += rows * columns * rates.result
         cost = batch * each
-        # The larger operand only: in a stack, the smaller one may be expanded, and stays cached.
-        # What meets many rows or columns is multiplied for long enough to hide that it is read.
-        read = batch * max(rows, columns) * contract
-        if read * self.itemsize > _L2_BYTES and min(rows, columns) < _HIDDEN:
-            cost += read * (1 - min(rows, columns) / _HIDDEN) * rates.cold_operand
+        cost += self.fetched(batch, rows, columns, contract, different)
         made = batch * rows * columns
         if stacked and made * self.itemsize > _L2_BYTES and contract < _HIDDEN:
             shown = made * (1 - contract / _HIDDEN)
@@ -233,6 +246,42 @@ class Costs:
         if made * self.itemsize >= _FRESH_BYTES:
             cost += made * rates.fresh
         return cost * self.scale
+
+    def vector(self, count: int, contract: int, *, dots: bool, stacked: bool) -> float:
+        """A matrix times a vector: so many dot products, or as many sums that grow together."""
+        rates = self.rates
+        cost = count * contract * (rates.vector_near if dots else rates.vector)
+        if dots:
+            cost += count * rates.vector_dot
+        if stacked or not dots:
+            # The result is added to at every step, which a short one cannot hide.
+            cost += contract * max(0.0, 1 - count / _SHORT) * rates.vector_dot
+        return cost
+
+    def fetched(
+        self,
+        batch: int,
+        rows: int,
+        columns: int,
+        contract: int,
+        different: tuple[int, int] | None,
+    ) -> float:
+        """What it costs that the larger operand of a product does not come from the cache.
+
+        What meets many rows or columns is multiplied for long enough to hide that it is read. A
+        matrix that is expanded is read once, if it stays in the cache.
+        """
+        read = max(rows, columns) * contract
+        if different is not None and read * self.itemsize <= _L2_BYTES:
+            read *= different[rows <= columns]
+        else:
+            read *= batch
+        if read * self.itemsize <= _L2_BYTES or min(rows, columns) >= _HIDDEN:
+            return 0.0
+        shown = read * (1 - min(rows, columns) / _HIDDEN)
+        # Of what is not much larger than the cache, a part is still there.
+        beyond = min(1.0, math.log2(read * self.itemsize / _L2_BYTES) / 2)
+        return shown * beyond * self.rates.cold_operand
 
     def waiting(self, columns: int, left: bool | None, right: bool | None) -> float:  # noqa: FBT001
         """A step along the summed axes, in a product too small to hide that it waits."""

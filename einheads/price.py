@@ -187,7 +187,13 @@ class _Program:
             left=self.near(step.left, rows, step.contract, natural=True),
             right=self.near(step.right, columns, step.contract, natural=False),
             stacked=stacked,
+            different=(self.different(step.left, stack), self.different(step.right, stack)),
         )
+
+    def different(self, number: int, stack: Dims) -> int:
+        """How many matrices of a stack an operand holds, those that are expanded once."""
+        held = self.layouts[number].order
+        return self.costs.count(tuple(name for name in flat(stack) if name in held))
 
     def near(self, number: int, fold: Dim, contract: Dim, *, natural: bool) -> bool | None:
         """How BLAS finds an operand; see `Costs.product`."""

@@ -36,6 +36,7 @@ class Rates:
         copy_collision: the same, if the lines share a set of the first cache.
         cold: a number that is copied or multiplied beyond what the second cache holds.
         fresh: a number written to memory that the system hands out page by page.
+        cold_multiply: what it adds that the number is multiplied, not copied.
         multiply_number: a number of an elementwise product.
         multiply_strided: the same where an operand is read at a distance.
         multiply_run: the innermost loop of an elementwise product.
@@ -62,7 +63,10 @@ class Rates:
         cold_operand: a number of the larger operand, where it is beyond the second cache and meets
             too few rows or columns to hide that it is read.
         skinny: a multiply-add of few rows where both operands are stored the other way round.
-        vector: a number of a matrix that is multiplied with a vector.
+        vector: a number of a matrix that is multiplied with a vector, as is the single row of a
+            matrix in a stack; stored with the summed axes outermost.
+        vector_near: the same, stored with the summed axes innermost.
+        vector_dot: each dot product then; else each step along the summed axes, for a short result.
         tiny_matrix: a product that is so small that torch's own loops compute it.
         tiny_result: a number of its result.
         tiny_near: a multiply-add of it, both operands read in a row.
@@ -91,6 +95,7 @@ class Rates:
     copy_collision: float
     cold: float
     fresh: float
+    cold_multiply: float
     multiply_number: float
     multiply_strided: float
     multiply_run: float
@@ -114,6 +119,8 @@ class Rates:
     cold_operand: float
     skinny: float
     vector: float
+    vector_near: float
+    vector_dot: float
     tiny_matrix: float
     tiny_result: float
     tiny_near: float
@@ -124,10 +131,12 @@ class Rates:
 
 # Found as by `python -m einheads bench --calibrate`, with two seeds, on one core of a shared server
 # (Intel Xeon with AVX-512 and 2 MiB of second cache, torch 2.13 with MKL), in float32 with one
-# thread: 30,535 timed lowerings of 1,200 random contractions. On the quarter of them that was kept
-# back, the choice takes 1.061 times as long as the fastest lowering in the geometric mean, 1.93
-# times at worst; a price is typically off by a factor of 1.11. No lowering gathers, so `gathered`
-# and `lone` are estimates.
+# thread: 30,535 timed lowerings of 1,200 random contractions. Those for vectors, and for what is
+# multiplied beyond the cache, were then read off the times of single operations, products with few
+# rows or columns most of all. On the quarter of the contractions that was kept back, the choice
+# takes 1.072 times as long as the fastest lowering in the geometric mean, 2.88 times at worst; a
+# price is typically off by a factor of 1.11. No lowering gathers, so `gathered` and `lone` are
+# estimates.
 CPU = Rates(
     view=769.0,
     copy_call=1860.0,
@@ -149,6 +158,7 @@ CPU = Rates(
     copy_collision=1.08,
     cold=0.106,
     fresh=0.745,
+    cold_multiply=0.07,
     multiply_number=0.0986,
     multiply_strided=0.401,
     multiply_run=2.37,
@@ -169,9 +179,11 @@ CPU = Rates(
     result=0.0433,
     cold_result=0.106,
     cold_wide=0.00397,
-    cold_operand=0.0485,
+    cold_operand=0.108,
     skinny=0.0926,
-    vector=0.0425,
+    vector=0.036,
+    vector_near=0.048,
+    vector_dot=2.0,
     tiny_matrix=1.59,
     tiny_result=1.28,
     tiny_near=0.253,
@@ -207,6 +219,7 @@ CUDA = Rates(
     copy_collision=0.0,
     cold=0.0,
     fresh=0.0,
+    cold_multiply=0.0,
     multiply_number=0.004,
     multiply_strided=0.012,
     multiply_run=0.0,
@@ -230,6 +243,8 @@ CUDA = Rates(
     cold_operand=0.0,
     skinny=0.0,
     vector=0.0013,
+    vector_near=0.0013,
+    vector_dot=0.0,
     tiny_matrix=0.5,
     tiny_result=0.002,
     tiny_near=0.0005,

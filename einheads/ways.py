@@ -174,6 +174,7 @@ class _Search:
         if self.hopeless(least + self.work * rates.multiply_add):
             return
         call = rates.bmm_call if batch else rates.mm_call
+        held = [costs.count(tuple(name for name in batch if name in one)) for one in self.have]
         prices: dict[tuple[bool, bool, bool], float] = {}
         for order in self.batches(batch):
             for contract in contracts:
@@ -197,6 +198,7 @@ class _Search:
                                     left=one.near,
                                     right=other.near,
                                     stacked=bool(batch),
+                                    different=(held[swapped], held[not swapped]),
                                 )
                             price = moved + prices[key]
                             if self.hopeless(price):
