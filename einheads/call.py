@@ -6,7 +6,12 @@ where gradients are wanted, by `training`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -30,7 +35,6 @@ _transforms: Callable[[], bool] = torch._C._are_functorch_transforms_active  # n
 _traces: Callable[[], object] = torch._C._get_tracing_state  # noqa: SLF001
 
 
-@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def apply(
     declaration: Declaration | str, given: tuple[tuple[str, int], ...], *tensors: Tensor
 ) -> Tensor:
@@ -98,6 +102,40 @@ def apply(
         check_mixture(_declared(declaration), tensors)
         check_support(tensors, error)
         raise
+
+
+class _WithCompiler(MetaPathFinder):
+    """Waits for the compiler to be imported, which takes a second that most programs never need."""
+
+    def find_spec(
+        self, name: str, _: Sequence[str] | None, __: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Let the compiler be found as ever, and tell it of `apply` once it is there."""
+        if name != _COMPILER:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                _tell_compiler()
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def _tell_compiler() -> None:
+    torch.compiler.allow_in_graph(apply)  # type: ignore[no-untyped-call]
+
+
+_COMPILER = "torch._dynamo"
+
+if _COMPILER in sys.modules:
+    _tell_compiler()
+else:
+    sys.meta_path.insert(0, _WithCompiler())
 
 
 def _parts(tensors: Sequence[Tensor]) -> tuple[Any, ...]:

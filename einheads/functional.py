@@ -48,5 +48,4 @@ def einsum(pattern: str, /, *tensors: Tensor, **sizes: int) -> Tensor:
         SizeError: the tensors do not fit the pattern or each other.
         TypeError: a tensor is none, or dtypes or devices differ.
     """
-    result: Tensor = apply(pattern, tuple(sizes.items()) if sizes else (), *tensors)
-    return result
+    return apply(pattern, tuple(sizes.items()) if sizes else (), *tensors)

@@ -8,6 +8,8 @@ behave as it does.
 import copy
 import io
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -644,3 +646,25 @@ class TestSaving:
         file.seek(0)
         loaded = torch.load(file, weights_only=False)
         assert_same([loaded(*inputs)], [model(*inputs)])
+
+
+@pytest.mark.parametrize("before", ["import torch", "import torch._dynamo"])
+def test_the_compiler_is_imported_only_where_it_is_used(before: str) -> None:
+    """A call does not pay for the compiler, which knows the library whenever it comes."""
+    code = f"""
+{before}
+import sys, torch, einheads
+x, weight = torch.randn(3, 4), torch.randn(5, 4)
+
+def call(x):
+    return einheads.einsum("b i, o i -> b o", x, weight) + 1
+
+wanted = call(x)
+print("torch._dynamo" in sys.modules)
+compiled = torch.compile(call, fullgraph=True, backend="eager")
+torch.testing.assert_close(compiled(x), wanted)
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout.split() == [str(before != "import torch"), "True"]

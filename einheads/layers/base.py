@@ -149,11 +149,11 @@ class Einsum(nn.Module):
             self.declared.fail_count(len(inputs))
         parameters = self._parameters
         try:
-            own = [parameters[name] for name in self._parameter_names]
+            own: list[Any] = [parameters[name] for name in self._parameter_names]
         except KeyError:
             # A parametrization, such as torch's weight norm, moves a parameter behind an attribute.
             own = [getattr(self, name) for name in self._parameter_names]
-        return apply(self._declaration, self._given, *inputs, *own)  # type: ignore[no-any-return]
+        return apply(self._declaration, self._given, *inputs, *own)
 
     def reset_parameters(self) -> None:
         """Give all parameters their initial values again."""

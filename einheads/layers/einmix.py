@@ -136,7 +136,7 @@ class EinMix(Einsum):
             SizeError: the input does not fit the pattern or the declared sizes.
             TypeError: the input is no tensor, or has another dtype or device than the weight.
         """
-        own = [self.weight]
+        own: list[Any] = [self.weight]
         if self._back is not None:
             bias: Any = self.bias
             own.append(bias.reshape(self._back))
