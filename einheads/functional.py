@@ -31,13 +31,11 @@ def einsum(pattern: str, /, *tensors: Tensor, **sizes: int) -> Tensor:
 
     Args:
         pattern: the operands, separated by commas, `->`, and the output. Axes are names separated
-            by spaces;
-            `...` is any number of axes, `(h d)` one dimension made of two axes, `1` an axis of size
-            one.
+            by spaces; `...` is any number of axes, `(h d)` one dimension made of two axes, `1` an
+            axis of size one.
         *tensors: one for each operand, of the same dtype and device.
         **sizes: sizes by axis name, where the shapes do not tell them: one factor of `(h d)`, or an
-            axis
-            that is only in the output.
+            axis that is only in the output.
 
     Returns:
         The output of the pattern. Where nothing is multiplied or summed it may be a view of the

@@ -88,8 +88,9 @@ def test_both_columns_agree(page: str) -> None:
     """Every row with code on both sides has the same values on both sides."""
     text = (ROOT / page).read_text()
     namespace: dict[str, object] = {"__name__": "page"}
-    for example in filter(lambda one: one.possible, examples(text)):
-        execute(example, page, namespace)
+    for example in examples(text):
+        if example.possible:
+            execute(example, page, namespace)
         # The rows stand behind the blocks that they need, and names are used again further down.
         rows = re.findall(r"\A\n*(?:^.*\n)*?(?=```|\Z)", text[example.span[1] :], re.MULTILINE)[0]
         for theirs, ours in re.findall(r"^\| `(.+)` \| `(.+)` \|$", rows, re.MULTILINE):

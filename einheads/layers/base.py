@@ -54,17 +54,16 @@ class Einsum(nn.Module):
         pattern: the operands, inputs first, then weights; `->`; the output.
         inputs: how many operands are given at call time.
         bias: axes of the output, in the order in which the bias is stored; True for all output axes
-            that a
-            weight has; None for no bias.
+            that a weight has; None for no bias.
         init: how the weights start, see `einheads.initializers.fill`; by default each matrix of a
-            weight starts
-            as its own `nn.Linear` would.
+            weight starts as its own `nn.Linear` would.
         names: a name for each weight; by default `weight`, or `weight_1`, `weight_2`, ...
         summed: axes, separated by spaces, that stand in one operand only and are summed; `...`
             among them.
         diagonal: whether an axis may stand twice in a weight, which then uses only its diagonal.
         checkpoint: whether a backward computes inner results again, instead of keeping them; with
-            several weights, this trades one more forward for the memory. An attribute, too.
+            several weights, this trades one more forward for the memory. An attribute, too. The
+            compiler and the transforms of `torch.func` make their own choice.
         device: where the parameters are made.
         dtype: of the parameters.
         **sizes: the size of every axis of the weights; sizes of other axes are checked at every
