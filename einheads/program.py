@@ -287,12 +287,15 @@ class Prepared(NamedTuple):
     Attributes:
         lowered: what runs.
         bound: the pattern with the dimensions and sizes of this call.
-        traits: of its tensors.
     """
 
     lowered: Lowered
     bound: Bound
-    traits: Traits
+
+    @property
+    def traits(self) -> Traits:
+        """What of its tensors decided the lowering."""
+        return self.lowered.request.traits
 
     @property
     def extra(self) -> tuple[int, ...]:
@@ -334,7 +337,7 @@ def prepare(
         layout_of(one, tensor, bound) for one, tensor in zip(dims, tensors, strict=True)
     )
     found = lowered(Request(title, names, bound, layouts, traits, bias))
-    return Prepared(found, bound, traits)
+    return Prepared(found, bound)
 
 
 def trains(tensors: Sequence[Tensor]) -> bool:

@@ -112,8 +112,7 @@ def pays(schedule: Schedule) -> bool:
     found = lower.planned.get(schedule.needs)
     if found is None:
         measured = cache.choices.get(lower.request.problem) if cache.choices else None
-        key = "".join(str(int(need)) for need in schedule.needs)
-        found = None if measured is None else measured.planned.get(key)
+        found = None if measured is None else measured.planned.get(schedule.key)
         if found is None:
             steps, layouts = lower.program.steps, lower.request.layouts
             own = price_undone(
@@ -174,6 +173,11 @@ class Schedule:
             inner = [program.steps.products[value - self.count] for value in self.inner]
             self.run = program.keeping([program.steps.result, *inner], self.names)
         self.tasks: dict[bool | tuple[int, ...], tuple[_Task, ...]] = {}
+
+    @property
+    def key(self) -> str:
+        """The needs as a choice spells them, such as "110"."""
+        return "".join(str(int(need)) for need in self.needs)
 
     @cached_property
     def again(self) -> Callable[..., tuple[Tensor, ...]]:

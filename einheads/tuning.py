@@ -26,6 +26,7 @@ from .operands import Declaration
 from .plan import plans
 from .program import Request, autocasts, cache, compile_source, lowered, prepare
 from .source import write
+from .steps import elements
 from .stopwatch import Racer, Watch, fastest, race
 from .training import Schedule, contract, trainer
 
@@ -228,14 +229,9 @@ def _like(request: Request, place: int, model: Tensor) -> Tensor:
     for name in reversed(layout.order):
         steps[name] = step
         step *= sizes[name]
-    shape, strides = [], []
-    for dim in dims:
-        size = 1
-        for name in dim:
-            size *= sizes[name]
-        shape.append(size)
-        inner = [name for name in dim if name in steps]
-        strides.append(steps[inner[-1]] if inner else 1)
+    shape = [elements((dim,), sizes) for dim in dims]
+    inner = [[name for name in dim if name in steps][-1:] for dim in dims]
+    strides = [steps[names[0]] if names else 1 for names in inner]
     return _random(tuple(shape), tuple(strides), model.dtype, model.device)
 
 
@@ -305,7 +301,7 @@ def _backward(schedule: Schedule, operands: Sequence[Tensor], watch: Watch) -> M
     best = min(ways, key=times.median)
     lower = schedule.prepared.lowered
     choice = cache.choices.setdefault(lower.request.problem, Choice())
-    choice.planned["".join(str(int(need)) for need in schedule.needs)] = best != next(iter(ways))
+    choice.planned[schedule.key] = best != next(iter(ways))
     cache.forget(lower)
     return Measured(
         f"backward of {lower.request.title}",

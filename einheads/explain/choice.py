@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from einheads.layout import contiguous
+from einheads.layout import in_order
 from einheads.lower import drafts
 from einheads.price import parts
 from einheads.rates import rates_for
-from einheads.steps import Bmm, Linear, Matmul, Multiply, Steps, elements, flat
+from einheads.steps import Bmm, Linear, Matmul, Multiply, Steps, elements
 
 from .spellings import dims_text
 from .story import Alternative
@@ -78,6 +78,5 @@ def _reason(subject: Subject, second: Steps) -> str:
 
 def _parts(subject: Subject, steps: Steps) -> dict[str, float]:
     sizes, traits = subject.plan.sizes, subject.traits
-    dense = [tuple((name,) for name in dict.fromkeys(flat(dims))) for dims in steps.inputs]
-    layouts = subject.layouts or [contiguous(dims, sizes) for dims in dense]
+    layouts = subject.layouts or [in_order(dims, sizes) for dims in steps.inputs]
     return parts(steps, layouts, sizes, traits.itemsize, rates_for(traits.device))
