@@ -104,6 +104,7 @@ class Builder:
         if flat(self.dims(number)) != goal:
             if not all(_consecutive(dim, goal) for dim in self.dims(number)):
                 number = self.split(number)
+            number = self.fold_first(number, target)
             dims = self.dims(number)
             order = sorted(
                 (place for place, dim in enumerate(dims) if dim),
@@ -119,6 +120,24 @@ class Builder:
                 order += spare
             number = self.permute(number, order)
         return self.reshape(number, target)
+
+    def fold_first(self, number: int, target: Dims) -> int:
+        """Fold before the dimensions are permuted, if that is all the folding there is to do.
+
+        Fewer dimensions are permuted faster, and one who reads it follows more easily.
+        """
+        dims = self.dims(number)
+        wanted = [dim for dim in target if len(dim) > 1]
+        folded: list[Dim] = []
+        for dim in dims:
+            last = folded[-1] if folded else ()
+            joins = any(_consecutive((*last, *dim), whole) for whole in wanted)
+            if last and dim and joins:
+                folded[-1] = (*last, *dim)
+            else:
+                folded.append(dim)
+        done = set(wanted).issubset(folded) and all(self.known[number].folds(d) for d in wanted)
+        return self.reshape(number, tuple(folded)) if done else number
 
     def arrange(self, number: int, target: Dims) -> int:
         """Bring a value into these dimensions; along axes that it lacks it is repeated."""

@@ -20,12 +20,15 @@ from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from .operands import Declaration, check_mixture, check_support, check_types
-from .program import autocasts, cache, prepare, trains
-from .training import Trainer, contract, trainer
+from .program import autocasts, cache, prepare
+from .training import Schedule, contract, scheduled, trainable
 
-# What runs, the sizes that it takes behind the tensors, the planned backward if there is one, and
-# what runs instead where nobody looks at the operations, if that is something else.
-_Entry = tuple[Callable[..., Tensor], tuple[int, ...], Trainer | None, Callable[..., Tensor] | None]
+# What runs; the sizes that it takes behind the tensors; the planned backward where gradients are
+# wanted and it pays; and what runs instead where nobody wants gradients nor looks at the
+# operations, if that is something else.
+_Entry = tuple[
+    Callable[..., Tensor], tuple[int, ...], Schedule | None, Callable[..., Tensor] | None
+]
 
 # Subclasses of tensors bring rules of their own, which see the operations and not our function.
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
@@ -33,6 +36,9 @@ _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 # Whether `torch.func` or `torch.jit.trace` is at work: they want the operations as well.
 _transforms: Callable[[], bool] = torch._C._are_functorch_transforms_active  # noqa: SLF001
 _traces: Callable[[], object] = torch._C._get_tracing_state  # noqa: SLF001
+
+# A name of this module is found faster than an attribute of torch, at every call.
+_grad_enabled = torch.is_grad_enabled
 
 
 def apply(
@@ -46,6 +52,7 @@ def apply(
     """
     entry: _Entry | None = None
     try:
+        grad = _grad_enabled()
         # Almost all calls have two operands, and perhaps a bias; spelled out, this is twice as fast
         # as `_parts`, which gives the same.
         if len(tensors) == 2:
@@ -54,10 +61,13 @@ def apply(
                 a.shape,
                 a.dtype,
                 a.is_contiguous() or a.stride(),
+                a.is_cpu,
+                grad and a.requires_grad,
                 b.shape,
                 b.dtype,
                 b.is_contiguous() or b.stride(),
                 b.is_cpu,
+                grad and b.requires_grad,
             )
         elif len(tensors) == 3:
             a, b, c = tensors
@@ -65,35 +75,34 @@ def apply(
                 a.shape,
                 a.dtype,
                 a.is_contiguous() or a.stride(),
+                a.is_cpu,
+                grad and a.requires_grad,
                 b.shape,
                 b.dtype,
                 b.is_contiguous() or b.stride(),
                 b.is_cpu,
+                grad and b.requires_grad,
                 c.shape,
                 c.dtype,
                 c.is_contiguous() or c.stride(),
                 c.is_cpu,
-                trains(tensors),
+                grad and c.requires_grad,
             )
         else:
-            parts = _parts(tensors)
+            parts = _parts(tensors, grad=grad)
         # True and 2.0 would be found as 1 and 2, and nobody would refuse them.
         if not given or all(type(size) is int for _, size in given):
-            signature = declaration, given, autocasts(), tensors[0].is_cpu, parts
-            entry = cache.signatures.get(signature)
+            entry = cache.signatures.get((declaration, given, autocasts(), parts))
     except (TypeError, AttributeError, IndexError, RuntimeError):
         # Symbolic sizes, which cannot be looked up; or something that is no strided tensor, which
         # will be refused in our words.
         entry = None
-    run, extra, train, unwatched = entry or _miss(declaration, given, tensors)
+    run, extra, schedule, unwatched = entry or _miss(declaration, given, tensors)
     try:
-        if train is not None and torch.is_grad_enabled():
-            needs = tuple([one.requires_grad for one in tensors])
-            if True in needs:
-                schedule = train.schedule(needs)
-                if schedule is not None and _ordinary(tensors):
-                    return contract(schedule, *tensors)
-        if unwatched is not None and _unwatched(tensors):
+        if schedule is not None:
+            if _ordinary(tensors):
+                return contract(schedule, *tensors)
+        elif unwatched is not None and _ordinary(tensors):
             return unwatched(*tensors, *extra)
         return run(*tensors, *extra)
     except RuntimeError as error:
@@ -138,14 +147,16 @@ else:
     sys.meta_path.insert(0, _WithCompiler())
 
 
-def _parts(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
-    """What of the tensors tells their program: shape, dtype, and the strides unless contiguous."""
+def _parts(tensors: Sequence[Tensor], *, grad: bool) -> tuple[Any, ...]:
+    """What of the tensors tells what runs.
+
+    Shape, dtype, the strides unless contiguous, whether on a CPU, whether a gradient is wanted.
+    """
     parts: list[Any] = []
     for one in tensors:
-        parts += (one.shape, one.dtype, one.is_contiguous() or one.stride(), one.is_cpu)
-    # The device of the first one stands in the signature anyway.
-    del parts[3:4]
-    return (*parts, trains(tensors)) if len(tensors) > 2 else tuple(parts)
+        strides = one.is_contiguous() or one.stride()
+        parts += (one.shape, one.dtype, strides, one.is_cpu, grad and one.requires_grad)
+    return tuple(parts)
 
 
 def _ordinary(tensors: Sequence[Tensor]) -> bool:
@@ -156,12 +167,6 @@ def _ordinary(tensors: Sequence[Tensor]) -> bool:
         and forward_ad._current_level < 0  # noqa: SLF001
         and _traces() is None
     )
-
-
-def _unwatched(tensors: Sequence[Tensor]) -> bool:
-    """Whether nobody wants gradients of the operations, nor to see them."""
-    grad = torch.is_grad_enabled() and any(one.requires_grad for one in tensors)
-    return not grad and _ordinary(tensors)
 
 
 def _declared(declaration: Declaration | str) -> Declaration:
@@ -180,14 +185,18 @@ def _miss(
         return prepared.lowered.program.run, prepared.extra, None, None
     if cache.recorder is not None:
         cache.recorder(declared, given, tensors)
-    train = trainer(declared, prepared, tensors)
+    grad = _grad_enabled()
+    needs = tuple([grad and one.requires_grad for one in tensors])
+    watched = True in needs
     program, unwatched = prepared.lowered.program, prepared.lowered.unwatched
-    run = program.run
-    if declared.checkpoint and train is None:
+    run, schedule = program.run, None
+    if watched and trainable(prepared, tensors):
+        schedule = scheduled(declared, prepared, needs)
+    elif watched and declared.checkpoint:
         run = _checkpointed(run)
-    entry = run, prepared.extra, train, None if unwatched is program else unwatched.run
-    signature = declaration, given, autocasts(), tensors[0].is_cpu, _parts(tensors)
-    cache.remember(signature, entry)
+    instead = None if watched or unwatched is program else unwatched.run
+    entry = run, prepared.extra, schedule, instead
+    cache.remember((declaration, given, autocasts(), _parts(tensors, grad=grad)), entry)
     return entry
 
 
@@ -195,9 +204,7 @@ def _checkpointed(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The same, computed again in the backward, where none can be planned: under autocast, say."""
 
     def call(*tensors: Any) -> Tensor:
-        if not torch.is_grad_enabled() or not _ordinary(
-            [one for one in tensors if isinstance(one, Tensor)]
-        ):
+        if not _ordinary([one for one in tensors if isinstance(one, Tensor)]):
             return run(*tensors)
         result: Tensor = checkpoint(run, *tensors, use_reentrant=False)
         return result

@@ -57,10 +57,10 @@ def write(
             \"\"\"b w h i, h o i -> b w h o\"\"\"
             b, w, h, _ = x.shape
             o = weight.shape[1]
-            x = x.permute(2, 0, 1, 3).flatten(1, 2)  # h (b w) i
+            x = x.flatten(0, 1).transpose(0, 1)  # h (b w) i
             weight = weight.mT  # h i o
             y = torch.bmm(x, weight)  # h (b w) o
-            return y.permute(1, 0, 2).reshape(b, w, h, o)  # b w h o
+            return y.transpose(0, 1).reshape(b, w, h, o)  # b w h o
         <BLANKLINE>
 
     Args:
@@ -262,7 +262,7 @@ class _Writer:
             view += f".view({', '.join(self.size(dim) for dim in step.folded)})"
         order = [step.folded.index(dim) for dim in step.product]
         if order != sorted(order):
-            view += f".permute({', '.join(map(str, order))})"
+            view += _permuted(order)
         shape = ", ".join(self.size(dim) for dim in step.dims)
         left, right = variable[step.left], variable[step.right]
         return [
@@ -303,7 +303,7 @@ class _Writer:
             last = len(step.order)
             if step.order == (*range(last - 2), last - 1, last - 2):
                 return f"{value}.mT"
-            return f"{value}.permute({', '.join(map(str, step.order))})"
+            return value + _permuted(step.order)
         if isinstance(step, Expand):
             lead = len(step.dims) - len(before)
             sizes = [
@@ -341,3 +341,10 @@ class _Writer:
         if len(new) == 1 and len(old) > 1:
             return f".flatten({start}, {start + len(old) - 1})"
         return f".reshape({', '.join(self.size(dim) for dim in after) or '()'})"
+
+
+def _permuted(order: Sequence[int]) -> str:
+    moved = [place for place, old in enumerate(order) if place != old]
+    # Two places are named more clearly, and passed on faster, than the order of all of them.
+    verb, places = ("transpose", moved) if len(moved) == 2 else ("permute", order)
+    return f".{verb}({', '.join(map(str, places))})"

@@ -64,37 +64,12 @@ class _Task:
             gradients[pull.of] = function(gradient, values.pop(pull.other), *self.extra)
 
 
-class Trainer:
-    """The planned backward of calls with one signature, one schedule for each set of needs."""
-
-    __slots__ = ("declaration", "prepared", "schedules")
-
-    def __init__(self, declaration: Declaration, prepared: Prepared) -> None:
-        self.declaration = declaration
-        self.prepared = prepared
-        self.schedules: dict[tuple[bool, ...], Schedule | None] = {}
-
-    def schedule(self, needs: tuple[bool, ...]) -> Schedule | None:
-        """What is run and kept if these tensors need gradients; None if autograd does as well."""
-        try:
-            return self.schedules[needs]
-        except KeyError:
-            made = Schedule(self.declaration, self.prepared, needs)
-            wanted = self.declaration.checkpoint or pays(made)
-            found = self.schedules[needs] = made if wanted else None
-            return found
-
-
-def trainer(
-    declaration: Declaration, prepared: Prepared, tensors: Sequence[Tensor]
-) -> Trainer | None:
-    """The planned backward of a call, or None where only autograd's own is right."""
+def trainable(prepared: Prepared, tensors: Sequence[Tensor]) -> bool:
+    """Whether the backward of a call can be planned, or only autograd's own is right."""
     # Autocast changes dtypes inside of the program; a complex gradient conjugates the operands.
     if prepared.traits.autocast or prepared.traits.integer or tensors[0].is_complex():
-        return None
-    if not plannable(prepared.bound, prepared.lowered.plan):
-        return None
-    return Trainer(declaration, prepared)
+        return False
+    return plannable(prepared.bound, prepared.lowered.plan)
 
 
 # What the call of an autograd function and each task of its backward cost, in nanoseconds, beside
@@ -138,6 +113,14 @@ def _price_planned(schedule: Schedule) -> float:
             dense=request.traits.dense,
         )
     return nanoseconds
+
+
+def scheduled(
+    declaration: Declaration, prepared: Prepared, needs: tuple[bool, ...]
+) -> Schedule | None:
+    """What is run and kept if these tensors need gradients; None if autograd's own is cheaper."""
+    schedule = Schedule(declaration, prepared, needs)
+    return schedule if declaration.checkpoint or pays(schedule) else None
 
 
 class Schedule:

@@ -28,7 +28,7 @@ from .program import Request, autocasts, cache, compile_source, lowered, prepare
 from .source import write
 from .steps import elements
 from .stopwatch import Racer, Watch, fastest, race
-from .training import Schedule, contract, trainer
+from .training import Schedule, contract, trainable
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +202,8 @@ def _tuned(call: _Call, *, backward: bool) -> Iterator[Measured]:
     watch = Watch(call.device.type, torch.get_num_threads(), rounds=5, span=1e-3)
     with torch.no_grad():
         yield from _contraction(prepared.lowered.request, operands, watch)
-    planner = trainer(call.declaration, prepare(call.declaration, call.given, operands), operands)
-    if not backward or planner is None or True not in call.needs:
+    prepared = prepare(call.declaration, call.given, operands)
+    if not backward or True not in call.needs or not trainable(prepared, operands):
         return
     # Each gradient may be born in another layout than before once the one it reads is tuned.
     place = 0

@@ -83,9 +83,9 @@ def test_the_text() -> None:
         f'    """{HEADS}"""\n'
         "    b, w, h, _ = x.shape\n"
         "    o = weight.shape[2]\n"
-        "    x = x.permute(2, 0, 1, 3).flatten(1, 2)  # h (b w) i\n"
+        "    x = x.flatten(0, 1).transpose(0, 1)  # h (b w) i\n"
         "    y = x.new_empty(b, w, h, o)  # b w h o\n"
-        "    torch.bmm(x, weight, out=y.view(b * w, h, o).permute(1, 0, 2))  # h (b w) o\n"
+        "    torch.bmm(x, weight, out=y.view(b * w, h, o).transpose(0, 1))  # h (b w) o\n"
         "    return y\n"
     )
 

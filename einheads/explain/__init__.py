@@ -58,8 +58,8 @@ def explain(pattern: str, /, *operands: Any, **sizes: int) -> Explanation:
           right     o    in x2 and the result
         <BLANKLINE>
         Steps
-          x1  permute            h b w i    (8, 4, 10, 64)  view
-          x1  fold b w           h (b w) i  (8, 40, 64)     view
+          x1  fold b w           (b w) h i  (40, 8, 64)     view
+          x1  permute            h (b w) i  (8, 40, 64)     view
           x2  permute            h i o      (8, 64, 32)     view
           y   bmm x1, x2 over i  h (b w) o  (8, 40, 32)     new, 40.0 KiB
           y   permute            (b w) h o  (40, 8, 32)     view

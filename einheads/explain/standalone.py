@@ -31,10 +31,10 @@ def source(pattern: str, /, *operands: Any, **sizes: int) -> str:
             \"\"\"b w h i, h o i -> b w h o\"\"\"
             b, w, h, _ = x1.shape
             o = x2.shape[1]
-            x1 = x1.permute(2, 0, 1, 3).flatten(1, 2)  # h (b w) i
+            x1 = x1.flatten(0, 1).transpose(0, 1)  # h (b w) i
             x2 = x2.mT  # h i o
             y = torch.bmm(x1, x2)  # h (b w) o
-            return y.permute(1, 0, 2).reshape(b, w, h, o)  # b w h o
+            return y.transpose(0, 1).reshape(b, w, h, o)  # b w h o
         <BLANKLINE>
 
     Args:
