@@ -65,43 +65,65 @@ class Costs:
             self._strides[layout] = found
         return found
 
-    def loops(self, order: Dim, *layouts: Layout) -> list[tuple[int, tuple[int, ...]]]:
-        """Size and strides of the loops through values, from the outermost in, neighbors joined."""
-        sizes = self.sizes
-        loops: list[tuple[int, tuple[int, ...]]] = []
-        every = [self.strides(layout) for layout in layouts]
+    def walk(self, order: Dim, layout: Layout) -> list[tuple[int, int]]:
+        """Size and stride of the loops through a value, the outermost first, neighbors joined."""
+        sizes, strides = self.sizes, self.strides(layout)
+        loops: list[tuple[int, int]] = []
+        outer, before = 1, -1
         for name in order:
             size = sizes[name]
             if size == 1:
                 continue
-            steps = tuple([strides.get(name, 0) for strides in every])
-            if loops:
-                outer, before = loops[-1]
-                if tuple([step * size for step in steps]) == before:
-                    loops[-1] = outer * size, steps
-                    continue
-            loops.append((size, steps))
+            step = strides.get(name, 0)
+            if step * size == before:
+                outer *= size
+                loops[-1] = outer, step
+            else:
+                outer = size
+                loops.append((size, step))
+            before = step
         return loops
+
+    def walk_both(
+        self, order: Dim, left: Layout, right: Layout
+    ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """The loops through two values at once."""
+        first, second = self.strides(left), self.strides(right)
+        every: tuple[list[tuple[int, int]], list[tuple[int, int]]] = [], []
+        outer, before = 1, (-1, -1)
+        for name in order:
+            size = self.sizes[name]
+            if size == 1:
+                continue
+            steps = first.get(name, 0), second.get(name, 0)
+            joins = (steps[0] * size, steps[1] * size) == before
+            outer = outer * size if joins else size
+            for loops, step in zip(every, steps, strict=True):
+                loops[-1 if joins else len(loops) :] = [(outer, step)]
+            before = steps
+        return every
 
     def copy(self, order: Dim, layout: Layout) -> float:
         """A copy into this order of axes, without the call."""
         rates = self.rates
-        loops = self.loops(order, layout)
-        count = math.prod([size for size, _ in loops])
+        loops = self.walk(order, layout)
+        count = 1
+        for size, _ in loops:
+            count *= size
         if not loops or not count:
             return 0.0
-        size, (stride,) = loops[-1]
+        size, stride = loops[-1]
         plane = size * loops[-2][0] if len(loops) > 1 else size
         cost = count / size * rates.copy_run + count / plane * rates.copy_plane
         if stride > 1:
-            cost += count * (rates.copy_strided + self.distance(loops, 0))
+            cost += count * (rates.copy_strided + self.distance(loops))
         else:
             cost += count * rates.copy_number
             if count * self.itemsize > _L2_BYTES:
                 cost += count / size * rates.copy_jump
             # The rest of a line is wanted when the loops inside of the one that reads it have run.
             lines = 1
-            for inner, (step,) in reversed(loops[:-1]):
+            for inner, step in reversed(loops[:-1]):
                 if step == size and size < _VECTOR:
                     if lines > _L2_LINES:
                         beyond = min(1.0, math.log2(lines / _L2_LINES) / 4)
@@ -110,15 +132,15 @@ class Costs:
                 lines *= inner
         return (cost + self.moved(count)) * self.scale
 
-    def distance(self, loops: Sequence[tuple[int, tuple[int, ...]]], which: int) -> float:
+    def distance(self, loops: Sequence[tuple[int, int]]) -> float:
         """What it adds to each number of an operand that its innermost loop reads at a distance.
 
         A line of memory holds the next numbers of some outer loop; it is wanted again when the
         loops inside of that one have run.
         """
         rates, lines = self.rates, 1
-        for inner, steps in reversed(loops):
-            if steps[which] == 1:
+        for inner, step in reversed(loops):
+            if step == 1:
                 break
             lines *= inner
         cost = 0.0
@@ -126,11 +148,11 @@ class Costs:
             cost += rates.copy_far * min(1.0, math.log2(lines / _L1_LINES) / 2)
         if lines > _L2_LINES:
             cost += rates.copy_farther * min(1.0, math.log2(lines / _L2_LINES) / 4)
-        size, steps = loops[-1]
-        pages = lines * min(1.0, steps[which] * self.itemsize / _PAGE)
+        size, step = loops[-1]
+        pages = lines * min(1.0, step * self.itemsize / _PAGE)
         if pages > _PAGES:
             cost += rates.copy_page * min(1.0, math.log2(pages / _PAGES) / 4)
-        if steps[which] * self.itemsize % _PAGE == 0 and size > _VECTOR:
+        if step * self.itemsize % _PAGE == 0 and size > _VECTOR:
             cost += rates.copy_collision
         return cost
 
@@ -146,16 +168,15 @@ class Costs:
     def multiply(self, order: Dim, left: Layout, right: Layout) -> float:
         """An elementwise product whose result lies in this order, without the call."""
         rates = self.rates
-        loops = self.loops(order, left, right)
-        count = math.prod([size for size, _ in loops])
-        if not loops or not count:
+        both = self.walk_both(order, left, right)
+        count = math.prod([size for size, _ in both[0]])
+        if not both[0] or not count:
             return 0.0
-        size, steps = loops[-1]
-        cost = count / size * rates.multiply_run
-        distant = [which for which, step in enumerate(steps) if step > 1]
+        cost = count / both[0][-1][0] * rates.multiply_run
+        distant = [loops for loops in both if loops[-1][1] > 1]
         cost += count * (rates.multiply_strided if distant else rates.multiply_number)
-        for which in distant:
-            cost += count * self.distance(loops, which)
+        for loops in distant:
+            cost += count * self.distance(loops)
         if count * self.itemsize > _L2_BYTES:
             cost += count * rates.cold_multiply
         return (cost + self.moved(count)) * self.scale
@@ -166,11 +187,11 @@ class Costs:
         # The loops over what is summed are the inner ones.
         inner = [name for name in layout.order if name in summed]
         outer = tuple(name for name in flat(dims) if name not in summed and self.sizes[name] != 1)
-        loops = self.loops(tuple(inner), layout)
+        loops = self.walk(tuple(inner), layout)
         count = self.count(tuple(inner)) * self.count(outer)
         if not count or not loops:
             return count * rates.sum_strided
-        size, (step,) = loops[-1]
+        size, step = loops[-1]
         if step == 1:
             cost = count * rates.sum_near + count / size * rates.sum_run
         elif outer and strides.get(outer[-1], 0) == 1:

@@ -36,8 +36,13 @@ class Layout:
             >>> rows.folds(("a", "b", "c")), rows.folds(("a", "c")), rows.folds(("b", "a"))
             (True, False, False)
         """
-        names = [name for name in dim if name in self.order]
-        return all(pair in self.joins for pair in itertools.pairwise(names))
+        before = None
+        for name in dim:
+            if name in self.order:
+                if before is not None and (before, name) not in self.joins:
+                    return False
+                before = name
+        return True
 
 
 def contiguous(dims: Dims, sizes: Mapping[str, int]) -> Layout:

@@ -128,7 +128,8 @@ def _start(
     return _Lowering(plan, output, bound.needed, traits or Traits(), bias, build, values)
 
 
-# How many schedules are followed, and how many are written down and priced exactly in the end.
+# How many schedules are followed, and how many are written down and priced exactly in the end; the
+# prices of a single contraction are less rough, so that two do.
 _BEAM = 8
 _WRITTEN = 3
 # How many are followed for somebody who measures them all.
@@ -148,7 +149,8 @@ class _Lowering:
     values: list[int]
 
     def lower(self) -> Steps:
-        drafts = [self.written(chosen) for chosen in self.schedules()[:_WRITTEN]]
+        count = min(1 + len(self.plan.contractions), _WRITTEN)
+        drafts = [self.written(chosen) for chosen in self.schedules()[:count]]
         return min(drafts, key=lambda draft: draft.price).steps
 
     def schedules(self, width: int = _BEAM) -> list[tuple[Way, ...]]:

@@ -158,11 +158,31 @@ class _Search:
         contracts = _orders(step.contract, left, right)
         for looped in _subsets(step.left_axes, left):
             own = tuple(name for name in step.left_axes if name not in looped)
+            if looped and self.futile(0, looped, own, contracts):
+                continue
             for others in _subsets(step.right_axes, right):
                 if looped and others:
                     break  # both operands would have to be copied
                 foreign = tuple(name for name in step.right_axes if name not in others)
+                if others and self.futile(1, others, foreign, contracts):
+                    continue
                 self.split((*step.batch, *looped, *others), own, foreign, contracts)
+
+    def futile(self, side: int, looped: Dim, fold: Dim, contracts: Sequence[Dim]) -> bool:
+        """Whether to loop over these axes of an operand saves nothing.
+
+        It may save a copy of the operand; or, if they are the outermost ones, its copy goes through
+        memory in larger blocks.
+        """
+        layout, have = self.layouts[side], self.have[side]
+        if self.every or looped == _sorted((*looped, *fold), layout)[: len(looped)]:
+            return False
+        fold = _sorted(fold, layout)
+        return not any(
+            readable(layout, batch, fold, contract, have)
+            for batch in self.batches((*self.step.batch, *looped))
+            for contract in contracts
+        )
 
     def split(self, batch: Dim, own: Dim, foreign: Dim, contracts: Sequence[Dim]) -> None:
         """The ways with these axes in the batch, the rows and the columns."""

@@ -17,7 +17,17 @@ from einheads.operands import Declaration
 from einheads.program import program_for
 
 # Methods and functions that move numbers without computing with them.
-VIEWS = {"permute", "transpose", "mT", "reshape", "flatten", "expand", "unsqueeze", "squeeze", "diagonal"}
+VIEWS = {
+    "permute",
+    "transpose",
+    "mT",
+    "reshape",
+    "flatten",
+    "expand",
+    "unsqueeze",
+    "squeeze",
+    "diagonal",
+}
 
 
 def paste(text: str) -> Any:
