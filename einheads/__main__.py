@@ -114,6 +114,13 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--rounds", metavar="R", type=_count, help="turns of every contestant")
     bench.add_argument("--json", metavar="FILE", type=Path, help="keep everything in a file")
     bench.add_argument(
+        "--no-search",
+        dest="search",
+        action="store_false",
+        default=None,
+        help="do not look for the best candidate, which takes most of the time",
+    )
+    bench.add_argument(
         "--calibrate", action="store_true", help="fit the cost model to this machine instead"
     )
     purpose = "train a small character-level transformer of einheads layers, and compare its layers"
@@ -174,6 +181,7 @@ def _bench(options: argparse.Namespace) -> int:
         "threads": options.threads,
         "device": options.device,
         "rounds": options.rounds,
+        "search": options.search,
         "pattern": options.pattern,
         "sizes": _sizes(options.sizes),
     }

@@ -23,7 +23,7 @@ _VECTOR = 16
 _L1_LINES, _L2_LINES = 512, 8192
 _SKINNY, _WIDE, _HIDDEN, _WAITING, _SHORT = 8, 512, 32, 512, 64
 _L2_BYTES = 1 << 20
-_FRESH_BYTES = 1 << 25
+FRESH_BYTES = 1 << 25
 _PAGE, _PAGES = 4096, 1024
 # Below this many multiply-adds for a matrix, torch's own loops replace BLAS in a stack.
 _TINY = 400
@@ -161,7 +161,7 @@ class Costs:
         cost = 0.0
         if count * self.itemsize > _L2_BYTES:
             cost += count * self.rates.cold
-        if count * self.itemsize >= _FRESH_BYTES:
+        if count * self.itemsize >= FRESH_BYTES:
             cost += count * self.rates.fresh
         return cost
 
@@ -264,7 +264,7 @@ class Costs:
             cost += shown * rates.cold_result
             if columns > _WIDE and not right:
                 cost += shown * rates.cold_wide
-        if made * self.itemsize >= _FRESH_BYTES:
+        if made * self.itemsize >= FRESH_BYTES:
             cost += made * rates.fresh
         return cost * self.scale
 

@@ -12,7 +12,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -74,23 +74,31 @@ class Watch:
             repeats *= min(10, max(2, math.ceil(self.span / max(taken, 1e-9))))
 
 
-# Names of settings of the GNU C library, and sizes beyond what one result of a benchmark takes.
-_TRIM, _MAP = -1, -3
-_KEPT, _LARGEST_MAP = 1 << 30, 1 << 25
+# Names of settings of the GNU C library: from how many free bytes on the end of its memory is given
+# back, from how many on a result gets pages of its own, and how many results may have those at all.
+_TRIM, _MAP_FROM, _MAPS = -1, -3, -4
+_KEPT = 1 << 30
 
 
-def keep_memory() -> None:
-    """Let freed memory stay with the process, as it does in a program that runs for long.
+def keep_memory(mapped: int | None = None) -> None:
+    """Let freed memory stay with the process.
 
     Otherwise a large result is fresh memory at each call or is not, depending on what was freed
     before it, and the pages of fresh memory cost as much as many a contraction. Only the GNU C
     library can be told; elsewhere nothing happens.
+
+    Args:
+        mapped: the bytes from which on a result is fresh memory nevertheless, at every call; the
+            library goes up to 32 MiB by itself.
     """
     if sys.platform == "linux":
         told = getattr(ctypes.CDLL(None), "mallopt", None)
         if told is not None:
-            told(_MAP, _LARGEST_MAP)
             told(_TRIM, _KEPT)
+            if mapped is None:
+                told(_MAPS, 0)
+            else:
+                told(_MAP_FROM, mapped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,17 +144,27 @@ class Times:
 # A racer that takes so many times longer than the first one is out after one round, if it also
 # takes so many seconds for a call: nobody wants to wait to learn just how slow it is.
 _FAR_BEHIND, _LONG = 3.0, 0.005
+# Ratios whose middle half scatters more than this are measured again, so many times at most; those
+# of racers that are not close do not matter so much.
+_SCATTER, _TIMES, _CLOSE = 0.1, 3, 1.5
+# Fewer rounds tell nothing of how much they scatter.
+_TELLING = 4
 
 
 def race(racers: Sequence[Racer], watch: Watch) -> Times:
-    """Time racers in turn, round after round; ratios are taken against the first one."""
+    """Time racers in turn, round after round; ratios are taken against the first one.
+
+    Where close ratios scatter, since the machine has other things to do, there are more rounds.
+    """
     repeats: list[int] = []
     for racer in racers:
         with racer.setting():
             repeats.append(watch.calibrate(racer.call))
     times: dict[str, list[float]] = {racer.name: [] for racer in racers}
     running = list(range(len(racers)))
-    for number in range(watch.rounds):
+    for number in range(_TIMES * watch.rounds):
+        if number and number % watch.rounds == 0 and _steady(times, racers[0].name):
+            break
         # Each round begins with another one, so that nobody always follows the same neighbor.
         shift = number % len(running)
         for place in (*running[shift:], *running[:shift]):
@@ -163,6 +181,21 @@ def race(racers: Sequence[Racer], watch: Watch) -> Times:
             if place == 0 or times[racers[place].name][0] < max(_FAR_BEHIND * first, _LONG)
         ]
     return Times(times)
+
+
+def _steady(times: Mapping[str, Sequence[float]], base: str) -> bool:
+    """Whether the ratios of those that are close scatter little, as far as that can be told."""
+    rounds = len(times[base])
+    if rounds < _TELLING:
+        return True
+    for name, seconds in times.items():
+        if name == base or len(seconds) < rounds:
+            continue
+        ratios = [one / other for one, other in zip(seconds, times[base], strict=True)]
+        low, middle, high = statistics.quantiles(ratios)
+        if middle < _CLOSE and high - low > _SCATTER * middle:
+            return False
+    return True
 
 
 def fastest(calls: Sequence[Callable[[], object]], watch: Watch) -> int:

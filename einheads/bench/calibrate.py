@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from einheads.costs import FRESH_BYTES
 from einheads.layout import Layout, layout
 from einheads.pattern import parse
 from einheads.price import price
@@ -298,7 +299,8 @@ def calibrate(
         dtype: of all numbers.
         progress: whether to show a progress bar.
     """
-    keep_memory()
+    # Large results are fresh memory in most programs, and their price says so.
+    keep_memory(FRESH_BYTES)
     count = COUNT if count is None else count
     bar = tqdm(
         lessons(count, seed),

@@ -85,6 +85,7 @@ class Suite:
             alone.
         goal: what has to be reached.
         cases: the cases.
+        optional: whether it takes so long that it only runs when it is named.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Suite:
     kind: str
     goal: str
     cases: tuple[Case, ...]
+    optional: bool = False
 
     def shrunk(self, largest: int) -> Suite:
         """The same suite with tiny sizes."""

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from einheads.choices import told
 from einheads.functional import einsum
 from einheads.operands import Declaration
 from einheads.program import program_for
-from einheads.steps import Diagonal, Expand, Permute, Reshape, Steps, elements
+from einheads.steps import Diagonal, Expand, Linear, Permute, Reshape, Steps, elements
 from einheads.stopwatch import Racer, Watch, race
 
 from .agreement import agree, reference
@@ -36,9 +36,11 @@ def overhead(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Ro
     extra = tuple(bound.sizes[name] for name in program.steps.given)
     run = program.run
     # The same number of arguments as in the program, so that only our own work is counted.
+    empty = nn.Identity()
     racers = [
         Racer("einsum", lambda: einsum(pattern, *operands)),
         Racer("bare", lambda: run(*operands, *extra)),
+        Racer("module", lambda: empty(operands[0])),
     ]
     agree("einsum", case, einsum(pattern, *operands), reference(case, operands))
     if case.weights:
@@ -50,6 +52,11 @@ def overhead(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Ro
         given = operands[:inputs]
         agree("layer", case, layer(*given), reference(case, operands))
         racers.append(Racer("layer", lambda: layer(*given)))
+        if isinstance(program.steps.steps[0], Linear) and len(program.steps.steps) == 1:
+            x, weight = operands
+            linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False).to(weight)
+            racers.append(Racer("nn.Linear", lambda: linear(x)))
+            racers.append(Racer("F.linear", lambda: nn.functional.linear(x, weight)))
     with torch.no_grad():
         # Microseconds scatter more than ratios do.
         times = race(racers, Watch(watch.device, watch.threads, 3 * watch.rounds, watch.span))
@@ -59,6 +66,10 @@ def overhead(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Ro
     }
     if case.weights:
         numbers["layer above, us"] = times.difference("layer", "einsum") * 1e6
+    # What no layer can be without: the call of a module that does nothing.
+    numbers["empty module, us"] = times.median("module") * 1e6
+    if "nn.Linear" in times.rounds:
+        numbers["nn.Linear above, us"] = times.difference("nn.Linear", "F.linear") * 1e6
     return Row(case, numbers, notes={"chosen": told(program.steps)})
 
 

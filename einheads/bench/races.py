@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from .cases import Case
 from .contestants import EINHEADS, FORWARD, Contestant, Run
 from .result import Row
 from .search import drafts, fastest
+
+# The name of the bare operations that einheads has chosen.
+PROGRAM = "program"
 
 # On a GPU, one set of operands would stay in the cache of the device.
 _CUDA_SETS = 4
@@ -69,8 +73,11 @@ def forward(
             racers.append(Racer(one.name, taking_turns(run, sets), one.setting))
             if one.peer:
                 peers.append(one.name)
-        program, _ = program_for(Declaration(case.pattern), _given(case), sets[0])
+        program, bound = program_for(Declaration(case.pattern), _given(case), sets[0])
         notes["chosen"] = told(program.steps)
+        # The operations alone, as if somebody had pasted what `source` gives.
+        bare = partial(_bare, program.run, program.trailing(bound))
+        racers.append(Racer(PROGRAM, taking_turns(bare, sets)))
         if search and len(sets[0]) == 2 and case.plain:
             every = drafts(case, sets[0])
             for draft in every:
@@ -78,13 +85,15 @@ def forward(
             best = fastest(every, sets[0], watch)
             notes["best"] = str(best)
             notes["candidates"] = str(len(every))
-            # The bare operations of both: what a call costs besides is another suite's question.
             if best.steps != program.steps:
                 racers.append(Racer("best", taking_turns(best.run, sets)))
-                racers.append(Racer("chosen", taking_turns(program.run, sets)))
         times = race(racers, watch)
     moved = case.elements * dtype.itemsize
     return row(case, times, peers, limits.seconds(case.multiply_adds, moved), notes)
+
+
+def _bare(run: Run, extra: Sequence[int], *operands: Tensor) -> Tensor:
+    return run(*operands, *extra)
 
 
 def _given(case: Case) -> tuple[tuple[str, int], ...]:
@@ -94,12 +103,10 @@ def _given(case: Case) -> tuple[tuple[str, int], ...]:
 def row(case: Case, times: Times, peers: Sequence[str], limit: float, notes: dict[str, str]) -> Row:
     """The times of a race as ratios against einheads."""
     base = EINHEADS.name
-    ratios = {
-        name: times.ratio(name, base) for name in times.rounds if name not in {base, "chosen"}
-    }
+    ratios = {name: times.ratio(name, base) for name in times.rounds if name != base}
     if "best" in notes:
-        # The same steps need no stopwatch.
-        ratios["best"] = times.ratio("best", "chosen") if "best" in ratios else 1.0
+        # What a call costs besides is no question of the choice; the same steps need no stopwatch.
+        ratios["best"] = times.ratio("best", PROGRAM) if "best" in ratios else 1.0
     fastest_peer = min(peers, key=times.median, default=None)
     return Row(case, ratios, times.median(base), limit, fastest_peer, notes)
 

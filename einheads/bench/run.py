@@ -39,11 +39,11 @@ class Options:
     """What to run.
 
     Attributes:
-        suites: names of suites; none for all of them.
+        suites: names of suites; none for all of them but the optional ones.
         threads: numbers of threads, each with all suites.
         device: where to compute.
         dtype: of all numbers.
-        rounds: how often every contestant has a turn.
+        rounds: how often every contestant has a turn; more where the machine is restless.
         span: seconds that one measurement takes at least.
         pattern: a pattern to look at instead of suites.
         sizes: of its axes.
@@ -185,7 +185,8 @@ def _chosen(options: Options) -> list[Suite]:
         raise EinheadsError(
             f"there is no suite '{unknown[0]}'", notes=[f"the suites: {', '.join(every)}"]
         )
-    chosen = [every[name] for name in options.suites or every]
+    names = options.suites or [name for name, suite in every.items() if not suite.optional]
+    chosen = [every[name] for name in names]
     if options.largest is not None:
         chosen = [suite.shrunk(options.largest) for suite in chosen]
     return chosen

@@ -250,6 +250,14 @@ def suites() -> dict[str, Suite]:
             chemistry,
         ),
         Suite(
+            "tccg-full",
+            "the same in full size, up to 140 thousand million multiply-adds",
+            "forward",
+            "as with the sizes above",
+            tccg(math.inf),
+            optional=True,
+        ),
+        Suite(
             "random",
             "random pairwise contractions",
             "forward",
