@@ -93,7 +93,10 @@ def apply(
         # True and 2.0 would be found as 1 and 2, and nobody would refuse them.
         if not given or all(type(size) is int for _, size in given):
             entry = cache.signatures.get((declaration, given, autocasts(), parts))
-    except (TypeError, AttributeError, IndexError, RuntimeError):
+    except (TypeError, AttributeError, IndexError, RuntimeError) as error:
+        # `torch.jit.trace` has given up, and would crash if its error went unheard.
+        if "Cannot insert a Tensor" in str(error):
+            raise
         # Symbolic sizes, which cannot be looked up; or something that is no strided tensor, which
         # will be refused in our words.
         entry = None

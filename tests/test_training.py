@@ -5,6 +5,7 @@ tests of gradients with autograd's own backward and with the planned one.
 """
 
 import gc
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -309,6 +310,57 @@ class TestStepsAside:
 
         x = leaf(3, 5).detach().as_subclass(Tagged).requires_grad_()
         assert not is_planned(einheads.einsum("b i, i o -> b o", x, leaf(5, 7)))
+
+    def test_traces(self) -> None:
+        """`torch.jit.trace` records the operations, which other values then run through."""
+        weight = leaf(5, 7).detach()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            # Sizes are compared, which a trace does not repeat.
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            traced: Any = torch.jit.trace(
+                lambda x: einheads.einsum("b i, i o -> b o", x, weight), (leaf(3, 5),)
+            )
+            # As without einheads; it would crash if its error went unheard.
+            learned = leaf(5, 7)
+            with pytest.raises(RuntimeError, match="requires grad as a constant"):
+                torch.jit.trace(
+                    lambda x: einheads.einsum("b i, i o -> b o", x, learned), (leaf(3, 5),)
+                )
+        x = leaf(3, 5)
+        result = traced(x)
+        torch.testing.assert_close(result, x @ weight)
+        result.sum().backward()
+        torch.testing.assert_close(x.grad, weight.sum(1).expand(3, 5))
+
+    def test_what_is_wanted_may_change(self) -> None:
+        """One shape with and without gradients, in any order, each time what is wanted then."""
+        x, weight = leaf(3, 5), leaf(5, 7)
+        fixed = x.detach(), weight.detach()
+        wanted = fixed[0] @ fixed[1]
+        with torch.inference_mode():
+            hidden = torch.zeros(3, 5, dtype=torch.float64) + fixed[0]
+        for needs in (0, 3, 1, 0, 2, 3):
+            operands = [
+                one if needs >> place & 1 else fixed[place] for place, one in enumerate((x, weight))
+            ]
+            result = einheads.einsum("b i, i o -> b o", *operands)
+            assert is_planned(result) is bool(needs)
+            torch.testing.assert_close(result.detach(), wanted)
+            with torch.no_grad():
+                assert not einheads.einsum("b i, i o -> b o", *operands).requires_grad
+            with torch.inference_mode():
+                torch.testing.assert_close(
+                    einheads.einsum("b i, i o -> b o", hidden, weight), wanted
+                )
+            if needs:
+                found = torch.autograd.grad(
+                    result.sum(), [one for one in operands if one.requires_grad]
+                )
+                every = [fixed[1].sum(1).expand(3, 5), fixed[0].sum(0)[:, None].expand(5, 7)]
+                right = [one for place, one in enumerate(every) if needs >> place & 1]
+                for one, value in zip(found, right, strict=True):
+                    torch.testing.assert_close(one, value)
 
     def test_no_gradient_wanted(self) -> None:
         """Without gradients, nothing of a backward is planned."""

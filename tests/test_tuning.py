@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
 
 import einheads
 from cases import case
@@ -86,6 +88,32 @@ def test_a_choice_holds_for_its_class_of_sizes(clock: Clock) -> None:
     best = program_of(HEADS, [torch.randn(4, 5, 2, 7), weight])
     assert program_of(HEADS, [torch.randn(7, 5, 2, 7), weight]) == best
     assert len(cache.choices) == 1
+
+
+def test_a_choice_is_compiled(clock: Clock) -> None:
+    """`torch.compile` traces the operations of the winner."""
+    x, weight = torch.randn(4, 5, 2, 7), torch.randn(2, 11, 7)
+    graphs: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., Any]:
+        graphs.append(str(graph.graph))
+        return make_boxed_func(graph.forward)
+
+    traced = []
+    for winner in (0, 1):
+        einheads.cache_clear()
+        torch.compiler.reset()
+        graphs.clear()
+        clock.winner = winner
+        einheads.tune(HEADS, x, weight, progress=False)
+        compiled = torch.compile(
+            lambda x, weight: einheads.einsum(HEADS, x, weight),
+            fullgraph=True,
+            backend=aot_autograd(fw_compiler=backend),
+        )
+        torch.testing.assert_close(compiled(x, weight), torch.einsum("bwhi,hoi->bwho", x, weight))
+        traced.append(graphs[0])
+    assert traced[0] != traced[1]
 
 
 def test_a_model_is_tuned_as_a_whole(clock: Clock) -> None:
