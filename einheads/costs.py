@@ -99,7 +99,9 @@ class Costs:
             joins = (steps[0] * size, steps[1] * size) == before
             outer = outer * size if joins else size
             for loops, step in zip(every, steps, strict=True):
-                loops[-1 if joins else len(loops) :] = [(outer, step)]
+                if joins:
+                    loops.pop()
+                loops.append((outer, step))
             before = steps
         return every
 
