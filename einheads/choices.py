@@ -32,6 +32,10 @@ class Choice:
     planned: dict[str, bool] = field(default_factory=dict)
 
 
+# What was measured, by its problem: of the whole process, for whoever plans or explains.
+measured: dict[str, Choice] = {}
+
+
 def problem(
     bound: Bound,
     sizes: Mapping[str, int],
@@ -106,15 +110,25 @@ def from_data(data: Mapping[str, Any]) -> Choice:
     ways = None
     if data["ways"] is not None:
         ways = tuple(_way(dict(one)) for one in data["ways"])
-    planned = {str(needs): bool(pays) for needs, pays in data["planned"].items()}
+    planned = dict(data["planned"])
+    if not all(type(needs) is str and type(pays) is bool for needs, pays in planned.items()):
+        raise ValueError(planned)
     return Choice(ways, planned)
 
 
 def _way(data: dict[str, Any]) -> Way:
     kind = _KINDS[data.pop("kind")]
-    fields: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
-    }
+    fields: dict[str, Any] = {}
+    for name, value in data.items():
+        if name == "swapped":
+            right = type(value) is bool
+        else:
+            wanted = bool if name == "near" else str
+            right = type(value) is list and all(type(one) is wanted for one in value)
+            right = right and (name != "near" or len(value) == 2)
+        if not right:
+            raise ValueError(f"{name}: {value!r}")
+        fields[name] = tuple(value) if type(value) is list else value
     return kind(**fields)
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .candidates import Traits
-from .choices import Choice, problem
+from .choices import measured, problem
 from .layout import Layout, layout
 from .operands import Declaration, check_mixture, check_types, input_names, labels
 from .pattern import Pattern, parse
@@ -152,7 +152,7 @@ class _Cache:
         self.compilations = 0
         # What was measured; unlike programs it cannot be made again in no time, so it stays when
         # there are too many programs.
-        self.choices: dict[str, Choice] = {}
+        self.choices = measured
         # Where somebody wants to know which calls are made, they are noted here.
         self.recorder: Callable[[Any, Any, Sequence[Tensor]], None] | None = None
 
@@ -211,10 +211,11 @@ class _Cache:
         return found
 
     def forget(self, lowered: Lowered) -> None:
-        """Let the next calls of a class look for its program again."""
+        """Let the next calls of a problem look for their program again, whatever they call it."""
+        line = lowered.request.problem
         with self.lock:
             self.signatures.clear()
-            for key in [key for key, found in self.classes.items() if found is lowered]:
+            for key in [key for key, one in self.classes.items() if one.request.problem == line]:
                 del self.classes[key]
 
     def program(self, title: str, names: tuple[str, ...], steps: Steps) -> Program:
@@ -362,8 +363,8 @@ def lowered(request: Request) -> Lowered:
     key = (*what, classes, request.layouts, request.traits)
 
     def make() -> Lowered:
-        measured = cache.choices.get(request.problem) if cache.choices else None
-        ways = None if measured is None else measured.ways
+        best = measured.get(request.problem) if measured else None
+        ways = None if best is None else best.ways
         layouts, traits, bias = request.layouts, request.traits, request.bias
         made = planned(bound, sizes, layouts, traits, bias, free=request.free, chosen=ways)
         chosen, steps = made.plan, made.steps

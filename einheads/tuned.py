@@ -42,7 +42,7 @@ def save_tuned(path: str | Path) -> int:
     """Keep all tuned choices of this process in a file.
 
     Args:
-        path: of the file, which is written anew.
+        path: of the file, which is written anew: keep one for each kind of machine.
 
     Returns:
         How many choices it holds.
@@ -65,6 +65,7 @@ def load_tuned(path: str | Path) -> int:
         >>> from pathlib import Path
         >>> import torch
         >>> from einheads import cache_clear, load_tuned, save_tuned, tune
+        >>> cache_clear()
         >>> found = tune("b i, o i -> b o", torch.randn(8, 16), torch.randn(32, 16))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     kept = save_tuned(Path(folder) / "tuned.json")
@@ -77,18 +78,26 @@ def load_tuned(path: str | Path) -> int:
         path: of a file that `save_tuned` wrote.
 
     Returns:
-        How many choices are used; those of other machines are not.
+        How many choices are for this kind of machine; those of others are left out.
 
     Raises:
-        EinheadsError: the file is none of `save_tuned`.
+        EinheadsError: the file is none of `save_tuned`, or of another version of it.
     """
     try:
-        found = _read(json.loads(Path(path).read_text(encoding="utf-8")))
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        written = document["format"]
+        found = _read(document) if written == _FORMAT else {}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise EinheadsError(
             f"{str(path)!r} holds no tuned choices",
             notes=["write: a file that einheads.save_tuned(...) made"],
         ) from error
+    if written != _FORMAT:
+        raise EinheadsError(
+            f"{str(path)!r} was written by another version of einheads: its format is {written!r}, "
+            f"this version reads {_FORMAT}",
+            notes=["write: einheads.tune(...) again, and then einheads.save_tuned(...)"],
+        )
     with cache.lock:
         cache.choices.update(found)
         cache.classes.clear()
@@ -98,8 +107,6 @@ def load_tuned(path: str | Path) -> int:
 
 def _read(document: Any) -> dict[str, Choice]:
     """The choices of a document that are for this machine, by their problem."""
-    if document["format"] != _FORMAT:
-        raise ValueError(document["format"])
     return {
         json.dumps(entry["problem"]): from_data(entry)
         for entry in document["choices"]

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .choices import Choice, told
-from .errors import count, kind
+from .errors import EinheadsError, count, kind
 from .functional import einsum
 from .lower import Draft, drafts
 from .operands import Declaration
@@ -28,7 +28,7 @@ from .program import Request, autocasts, cache, compile_source, lowered, prepare
 from .source import write
 from .steps import elements
 from .stopwatch import Racer, Watch, fastest, race
-from .training import Schedule, contract, trainable
+from .training import Schedule, contract, pays, trainable
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,8 @@ class Tuned:
     rows: tuple[Measured, ...]
 
     def __str__(self) -> str:
+        if not self.rows:
+            return "nothing tuned: no contraction of einheads was called"
         lines = [f"{count(len(self.rows), 'contraction')} tuned"]
         for row in self.rows:
             gain = row.before / row.seconds
@@ -132,15 +134,23 @@ def tune(
         What was found, in the order of the calls.
 
     Raises:
-        TypeError: `what` is neither a pattern nor something to call.
+        EinheadsError: gradients are to be timed where there are none.
+        TypeError: `what` is neither a pattern nor something to call, or `backward` no boolean.
     """
+    if not isinstance(backward, bool):
+        raise TypeError(f"backward is True or False, not {kind(backward)}; write: backward=True")
+    if backward and torch.is_inference_mode_enabled():
+        raise EinheadsError(
+            "torch.inference_mode() has no gradients to time",
+            notes=["write: tune(..., backward=True) outside of it, or tune(...) inside"],
+        )
     if isinstance(what, str):
         run: Callable[[], Any] = partial(einsum, what, *inputs, **sizes)
     elif callable(what):
         if sizes:
             raise TypeError(
                 f"{', '.join(sizes)}: only a pattern takes sizes; a layer has its own; "
-                "write: tune(layer, x)"
+                f"write: tune(lambda: layer(x, {next(iter(sizes))}=...)) for what a layer takes"
             )
         run = partial(what, *inputs)
     else:
@@ -218,7 +228,9 @@ def _tuned(call: _Call, *, backward: bool) -> Iterator[Measured]:
         with torch.no_grad():
             yield from _contraction(request, values, watch)
         place += 1
-    yield _backward(schedule, operands, watch)
+    # What computes inner results again was asked for, however long it takes.
+    if not call.declaration.checkpoint:
+        yield _backward(schedule, operands, watch)
 
 
 def _like(request: Request, place: int, model: Tensor) -> Tensor:
@@ -297,6 +309,7 @@ def _backward(schedule: Schedule, operands: Sequence[Tensor], watch: Watch) -> M
             leaf.grad = None
         torch.autograd.backward(forward(), gradient)
 
+    before = list(ways)[pays(schedule)]
     times = race([Racer(name, partial(step, one)) for name, one in ways.items()], watch)
     best = min(ways, key=times.median)
     lower = schedule.prepared.lowered
@@ -307,7 +320,7 @@ def _backward(schedule: Schedule, operands: Sequence[Tensor], watch: Watch) -> M
         f"backward of {lower.request.title}",
         best,
         times.median(best),
-        times.median(max(ways, key=times.median)),
+        times.median(before),
         len(ways),
     )
 

@@ -375,13 +375,20 @@ def test_a_composite_pattern_of_ones_own(capsys: pytest.CaptureFixture[str]) -> 
     """Which no other contestant reads: einheads alone, beside its limit."""
     words = ["b (h i), h i o -> b h o", "b=2", "h=2", "i=3", "o=4", "--rounds", "1"]
     assert main(["bench", *words]) == 0
-    assert "b (h i), h i o -> b h o" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "b (h i), h i o -> b h o" in told
+    assert "nobody else takes part" in told
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--suite", "head"], "there is no suite 'head'\n"),
+        (["--suite", "head"], "there is no suite 'head'\n    did you mean 'heads'?\n"),
+        (["--suite", "heads", "b i, o i -> b o"], "a pattern stands before all options"),
+        (["b i, o i -> b o", "b=2", "--suite", "heads"], "either a pattern is timed, or suites\n"),
+        (["--calibrate", "--suite", "heads"], "a calibration takes contractions of its own"),
+        (["--device", "meta"], "device='meta' has no clock that a benchmark can read\n"),
+        (["b i, o i -> b o", "b=2", "i=0", "o=3"], "axis 'i' has size 0"),
         (["--device", "warp"], "device='warp' cannot be used on this machine\n"),
         (["b i, o i -> b o", "b=2"], "2 sizes missing: i, o\n"),
         (["b i, o i -> b o", "b"], "'b' is no AXIS=SIZE\n"),

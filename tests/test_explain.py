@@ -510,3 +510,22 @@ class TestKept:
         rest = sum(size for place, size in held.items() if place not in own)
         assert rest == eh.explain(pattern, *tensors).bytes_kept
         assert result.requires_grad
+
+
+def test_a_layer_that_computes_again_keeps_nothing() -> None:
+    """With `checkpoint=True`, gradients read the operands alone."""
+    layer = eh.Einsum("b i, i r, r o -> b o", i=5, r=2, o=7)
+    assert layer.explain((3, 5)).bytes_kept == 3 * 2 * 4
+    layer.checkpoint = True
+    for story in (layer.explain((3, 5)), layer.explain(b=3)):
+        assert story.bytes_kept == 0
+        assert "for gradients" not in str(story)
+
+
+def test_sizes_that_a_layer_has_otherwise() -> None:
+    """Nobody could call it so."""
+    layer = eh.Einsum("b i, o i -> b o", i=5, o=7)
+    assert layer.explain(b=3, i=5).sizes == {"b": 3, "i": 5, "o": 7}
+    for tell in (layer.explain, layer.source):
+        with pytest.raises(eh.SizeError, match="the layer has 'i' of size 5, not 9"):
+            tell(b=3, i=9)

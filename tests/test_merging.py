@@ -105,6 +105,23 @@ def test_named_layers(layer: einheads.Einsum) -> None:
     laws.close(merged(x), layer(x))
 
 
+def test_what_is_frozen_stays_frozen() -> None:
+    """A weight is trained if any of those that it is made of is."""
+    layer = einheads.Einsum("b i, i r, r o -> b o", i=5, r=2, o=7, bias="o").requires_grad_(False)
+    assert not any(one.requires_grad for one in layer.merge().parameters())
+    layer.weight_2.requires_grad_()
+    merged = layer.merge()
+    assert merged.weight.requires_grad
+    assert not merged.bias.requires_grad
+
+
+def test_its_repr_makes_it() -> None:
+    """Also if the factors of a product start in a way of their own."""
+    merged = einheads.BatchEnsemble(e=3, i=5, o=7).merge()
+    names = {"Einsum": einheads.Einsum, **vars(einheads)}
+    assert repr(eval(repr(merged), names)) == repr(merged)
+
+
 def test_parameters_are_its_own() -> None:
     """Training the merged layer leaves the first one alone, and draws no random numbers."""
     layer = einheads.LowRank(i=7, r=2, o=11)

@@ -20,7 +20,7 @@ from einheads import tuned, tuning
 from einheads.choices import Choice, fits
 from einheads.operands import Declaration
 from einheads.plan import plan
-from einheads.program import cache, prepare
+from einheads.program import cache, prepare, program_for
 
 HEADS = "b w h i, h o i -> b w h o"
 CASES = (
@@ -88,6 +88,36 @@ def test_a_choice_holds_for_its_class_of_sizes(clock: Clock) -> None:
     best = program_of(HEADS, [torch.randn(4, 5, 2, 7), weight])
     assert program_of(HEADS, [torch.randn(7, 5, 2, 7), weight]) == best
     assert len(cache.choices) == 1
+
+
+def test_what_runs_is_explained(clock: Clock) -> None:
+    """`explain` and `source` show the choice, and say that it was measured."""
+    operands = torch.randn(4, 5, 2, 7), torch.randn(2, 11, 7)
+    layer = einheads.Einsum(HEADS, h=2, i=7, o=11)
+    clock.winner = 2
+    einheads.tune(HEADS, *operands, progress=False)
+    einheads.tune(layer, operands[0], progress=False)
+    program, _ = program_for(Declaration(HEADS), (), operands)
+    for story in (einheads.explain(HEADS, *operands), layer.explain(operands[0])):
+        assert story.measured
+        assert story.runner_up is None
+        assert "measured by einheads.tune" in str(story)
+    told = einheads.source(HEADS, *operands)
+    assert told.endswith(program.source)
+    assert layer.source(operands[0]).count("torch.bmm") == told.count("torch.bmm")
+    untold = einheads.explain(HEADS, *[one.double() for one in operands])
+    assert not untold.measured
+    einheads.cache_clear()
+    assert not einheads.explain(HEADS, *operands).measured
+    assert einheads.source(HEADS, *operands) != told
+
+
+def test_low_ranks_are_explained_for_training_too(clock: Clock) -> None:
+    """Of several operands, a choice for training is shown if there is none for inference."""
+    layer = einheads.Einsum("b i, i r, r o -> b o", i=5, r=2, o=7)
+    clock.winner = 1
+    einheads.tune(layer, torch.randn(3, 5), backward=True, progress=False)
+    assert layer.explain(torch.randn(3, 5)).measured
 
 
 def test_a_choice_is_compiled(clock: Clock) -> None:
@@ -188,6 +218,37 @@ def test_chains_tune_their_inner_gradients(clock: Clock) -> None:
             torch.testing.assert_close(one, other)
 
 
+def test_before_is_what_ran_before(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tuned twice, nothing is faster than before; a layer that computes again goes on doing so."""
+    layer = einheads.Einsum(HEADS, h=2, i=7, o=11)
+    x = torch.randn(4, 5, 2, 7, requires_grad=True)
+    for faster in ("a planned backward", "autograd's own backward"):
+        times = Times(faster)
+        monkeypatch.setattr(tuning, "race", lambda *_, times=times: times)
+        first = einheads.tune(layer, x, backward=True, progress=False).rows[-1]
+        again = einheads.tune(layer, x, backward=True, progress=False).rows[-1]
+        assert first.choice == again.choice == faster
+        assert again.before == again.seconds == 1.0
+    layer.checkpoint = True
+    rows = einheads.tune(layer, x, backward=True, progress=False).rows
+    assert not any(row.title.startswith("backward of") for row in rows)
+
+
+def test_no_gradients_in_inference_mode() -> None:
+    """They are refused in our words."""
+    layer = einheads.Einsum(HEADS, h=2, i=7, o=11)
+    with torch.inference_mode():
+        einheads.tune(layer, torch.randn(4, 5, 2, 7), progress=False)
+        with pytest.raises(einheads.EinheadsError, match="has no gradients to time"):
+            einheads.tune(layer, torch.randn(4, 5, 2, 7), backward=True)
+
+
+def test_nothing_to_tune() -> None:
+    """A model without einheads says so."""
+    found = einheads.tune(nn.Linear(3, 5), torch.randn(2, 3), progress=False)
+    assert str(found) == "nothing tuned: no contraction of einheads was called"
+
+
 def test_under_autocast(clock: Clock) -> None:
     """What is called under autocast is tuned under autocast."""
     layer = einheads.Einsum(HEADS, h=2, i=7, o=11)
@@ -230,6 +291,7 @@ def test_a_failing_call_leaves_nothing_behind() -> None:
     [
         (lambda: einheads.tune(5), "tune takes a pattern, a layer or a function, not 5"),
         (lambda: einheads.tune(len, [], h=2), "h: only a pattern takes sizes"),
+        (lambda: einheads.tune(len, [], backward="yes"), "backward is True or False, not 'yes'"),
     ],
 )
 def test_wrong_types(call: Callable[[], object], message: str) -> None:
@@ -282,8 +344,8 @@ class TestFiles:
 
     @pytest.mark.parametrize(
         "text",
-        ["", "[]", "{}", '{"format": 2, "choices": []}', '{"format": 1, "choices": [1]}'],
-        ids=["empty", "list", "nothing", "format", "entry"],
+        ["", "[]", "{}", '{"format": 1, "choices": [1]}'],
+        ids=["empty", "list", "nothing", "entry"],
     )
     def test_no_such_file(self, tmp_path: Path, text: str) -> None:
         """What is no file of choices is refused in words."""
@@ -291,6 +353,35 @@ class TestFiles:
         path.write_text(text)
         with pytest.raises(einheads.EinheadsError, match=r"holds no tuned choices\n.*save_tuned"):
             einheads.load_tuned(path)
+
+    def test_another_version(self, tmp_path: Path) -> None:
+        """It is told from a file of something else."""
+        path = tmp_path / "tuned.json"
+        path.write_text('{"format": 2, "choices": []}')
+        with pytest.raises(einheads.EinheadsError, match=r"its format is 2, this version reads 1"):
+            einheads.load_tuned(path)
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            *((field, value) for field in ("batch", "contract") for value in (None, 7, [["h"]])),
+            *(("near", value) for value in (None, [], ["i"], [True], {"a": 1}, [1, 0])),
+            ("swapped", "no"),
+            ("kind", "Miracle"),
+            ("spare", ["h"]),
+        ],
+    )
+    def test_a_choice_that_is_none(
+        self, clock: Clock, tmp_path: Path, field: str, value: object
+    ) -> None:
+        """It is refused at once, not when a layer is called."""
+        self.tuned_file(clock, tmp_path / "tuned.json")
+        document = json.loads((tmp_path / "tuned.json").read_text())
+        document["choices"][0]["ways"][0][field] = value
+        (tmp_path / "tuned.json").write_text(json.dumps(document))
+        with pytest.raises(einheads.EinheadsError, match="holds no tuned choices"):
+            einheads.load_tuned(tmp_path / "tuned.json")
+        assert cache.choices == {}
 
     @pytest.mark.parametrize("field", ["rows", "columns", "contract", "batch"])
     def test_a_choice_that_does_not_fit(self, clock: Clock, tmp_path: Path, field: str) -> None:

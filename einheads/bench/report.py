@@ -19,6 +19,8 @@ def lines(result: Result) -> Iterator[str]:
         yield "  times as long as einheads; `of limit`: the part of the speed of the machine"
     yield from _table(result)
     yield from _summary(result)
+    if result.race and not any(row.peer for row in result.rows):
+        yield "  nobody else takes part: the others read plain axis names, no (...) and no ..."
     yield from _missed(result)
 
 

@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from einheads import __version__
-from einheads.errors import EinheadsError, count
+from einheads.errors import EinheadsError, count, nearest
 from einheads.given import fix_spaces
 from einheads.pattern import parse
 from einheads.stopwatch import Limits, Watch, keep_memory, limits
@@ -31,6 +31,7 @@ from .result import Result, Row
 from .suites import suites
 from .training import training
 
+_DEVICES = ("cpu", "cuda")
 _PACKAGES = ("torch", "einops", "einx", "opt_einsum", "cotengra")
 
 
@@ -112,6 +113,9 @@ def tell(options: Options, path: Path | None = None) -> Iterator[str]:
     if absent:
         yield f"left out, as not installed: {', '.join(absent)}"
     document: dict[str, Any] = {"machine": machine, "limits": {}, "results": []}
+    if path is not None:
+        # A place where nothing can be written is found before hours of work.
+        _keep(path, document)
     for result, bound in run(options):
         key = str(result.threads)
         if key not in document["limits"]:
@@ -120,9 +124,13 @@ def tell(options: Options, path: Path | None = None) -> Iterator[str]:
         document["results"].append(result.to_dict())
         if path is not None:
             # After every suite: a long run that is interrupted is not lost.
-            path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            _keep(path, document)
         yield ""
         yield from report.lines(result)
+
+
+def _keep(path: Path, document: dict[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def calibrated(options: Options) -> Iterator[str]:
@@ -131,6 +139,11 @@ def calibrated(options: Options) -> Iterator[str]:
     Args:
         options: of which the device and the first number of threads are heeded.
     """
+    if options.suites or options.pattern is not None:
+        raise EinheadsError(
+            "a calibration takes contractions of its own, and no suite or pattern",
+            notes=["write: python -m einheads bench --calibrate"],
+        )
     _check_device(options.device)
     yield from report.about(about(options))
     threads = options.threads[0]
@@ -168,6 +181,12 @@ def _row(suite: Suite, case: Case, watch: Watch, bound: Limits, options: Options
 
 def _chosen(options: Options) -> list[Suite]:
     if options.pattern is not None:
+        if options.suites:
+            raise EinheadsError(
+                "either a pattern is timed, or suites",
+                options.pattern,
+                notes=["write: the pattern with its sizes alone, or --suite alone"],
+            )
         own = Case(options.pattern, options.pattern, options.sizes)
         parsed = parse(own.pattern)
         missing = [name for name in parsed.names if name not in own.sizes]
@@ -178,12 +197,25 @@ def _chosen(options: Options) -> list[Suite]:
                 own.pattern,
                 notes=[fix],
             )
+        small = next((name for name in parsed.names if own.sizes[name] < 1), None)
+        if small is not None:
+            raise EinheadsError(
+                f"axis '{small}' has size {own.sizes[small]}, with which there is nothing to time",
+                own.pattern,
+                notes=[f"write: {small}=4"],
+            )
         return [Suite("pattern", "your own", "forward", "as fast as possible", (own,))]
     every = suites()
     unknown = [name for name in options.suites if name not in every]
     if unknown:
+        near = nearest(unknown[0], every)
         raise EinheadsError(
-            f"there is no suite '{unknown[0]}'", notes=[f"the suites: {', '.join(every)}"]
+            f"there is no suite '{unknown[0]}'",
+            notes=[
+                *([f"did you mean '{near}'?"] if near else []),
+                f"the suites: {', '.join(every)}",
+                "a pattern stands before all options",
+            ],
         )
     names = options.suites or [name for name, suite in every.items() if not suite.optional]
     chosen = [every[name] for name in names]
@@ -194,7 +226,11 @@ def _chosen(options: Options) -> list[Suite]:
 
 def _check_device(device: str) -> None:
     try:
-        torch.empty(0, device=device)
+        if torch.empty(0, device=device).device.type not in _DEVICES:
+            raise EinheadsError(
+                f"device={device!r} has no clock that a benchmark can read",
+                notes=[f"write: --device {' or --device '.join(_DEVICES)}"],
+            )
     except (RuntimeError, AssertionError) as error:
         raise EinheadsError(
             f"device={device!r} cannot be used on this machine",

@@ -168,12 +168,13 @@ def tell(subject: Subject) -> Explanation:
             for place, step in enumerate(subject.steps.steps)
         ),
         chosen=in_a_line(subject.steps),
-        runner_up=runner_up(subject) if contractions else None,
+        runner_up=runner_up(subject) if contractions and not subject.measured else None,
+        measured=subject.measured,
         kept=tuple(
             Value(
                 names[number], subject.steps.dims(number), _shape(subject.steps.dims(number), sizes)
             )
-            for number in kept(subject.steps)
+            for number in (() if subject.checkpoint else kept(subject.steps))
         ),
         multiply_adds=plan.multiply_adds,
         naive=plan.naive,

@@ -149,9 +149,11 @@ class Explanation:
         contractions: pair by pair.
         steps: what runs.
         chosen: the products of the steps, and what is copied for them, in one line.
-        runner_up: what the steps were chosen over; None if there is no other way.
+        runner_up: what the steps were chosen over; None if there is no other way, or if they were
+            measured.
+        measured: whether `einheads.tune` has found them to be the fastest.
         kept: what gradients read besides the operands: inner results, and copies where autograd
-            makes the gradients by itself.
+            makes the gradients by itself; nothing for a layer with `checkpoint=True`.
         multiply_adds: of all contractions together.
         naive: multiply-adds if everything were expanded to all axes at once.
         itemsize: bytes for one number.
@@ -174,6 +176,7 @@ class Explanation:
     steps: tuple[Operation, ...]
     chosen: str
     runner_up: Alternative | None
+    measured: bool
     kept: tuple[Value, ...]
     multiply_adds: int
     naive: int

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any
 
-from einheads.candidates import Traits
+from einheads.candidates import Traits, Way
+from einheads.choices import fits, measured, problem
 from einheads.errors import SizeError, kind
 from einheads.given import MOST, checked, is_size
 from einheads.layout import Layout, in_order, layout
@@ -41,6 +42,8 @@ class Subject:
         assumed: axes whose size nobody told; the numbers are made up.
         traits: what else the steps were chosen for.
         layouts: how each input lies in memory; None if all are contiguous.
+        measured: whether the steps are a choice that was measured, not the cheapest by price.
+        checkpoint: whether inner results are computed again for gradients, not kept.
     """
 
     bound: Bound
@@ -52,6 +55,8 @@ class Subject:
     assumed: tuple[str, ...]
     traits: Traits
     layouts: Sequence[Layout] | None
+    measured: bool = False
+    checkpoint: bool = False
 
     @property
     def title(self) -> str:
@@ -77,6 +82,7 @@ class Outline:
             contiguous
             by default.
         traits: bytes for one number, device, and whether the numbers are integers.
+        checkpoint: whether inner results are computed again for gradients.
     """
 
     text: str
@@ -85,6 +91,7 @@ class Outline:
     bias: str | None = None
     layouts: Sequence[Layout | Sequence[int] | None] | None = None
     traits: Traits = _TRAITS
+    checkpoint: bool = False
 
     def input_names(self) -> tuple[str, ...]:
         """What the inputs are called, made up where nobody said it."""
@@ -130,13 +137,42 @@ def prepare(outline: Outline, shapes: Sequence[Sequence[int]] | None = None) -> 
     dims = bound.operands if bias is None else (*bound.operands, tuple((name,) for name in bias))
     layouts = _layouts(outline.layouts, dims, bound.sizes)
     lie = layouts or [in_order(one, bound.sizes) for one in dims]
-    made = planned(bound, bound.sizes, lie, outline.traits, bias)
+    ways = _measured(bound, lie, outline.traits, bias)
+    made = planned(bound, bound.sizes, lie, outline.traits, bias, chosen=ways)
     chosen, steps = made.plan, made.steps
     # Python wants parameters without a default first: a size that nobody told takes the default
     # from those in front of it.
     last = max((place for place, name in enumerate(steps.given) if name in assumed), default=-1)
     shown = {name: bound.sizes[name] for name in steps.given[last + 1 :]}
-    return Subject(bound, chosen, steps, names, bias, shown, assumed, outline.traits, layouts)
+    return Subject(
+        bound,
+        chosen,
+        steps,
+        names,
+        bias,
+        shown,
+        assumed,
+        outline.traits,
+        layouts,
+        measured=ways is not None and fits(chosen, ways),
+        checkpoint=outline.checkpoint,
+    )
+
+
+def _measured(
+    bound: Bound, layouts: Sequence[Layout], traits: Traits, bias: Dim | None
+) -> Sequence[Way] | None:
+    """The ways that somebody has measured to be the best, for inference or else for training."""
+    if not measured:
+        return None
+    for trains in (False, True):
+        line = problem(
+            bound, bound.sizes, layouts, replace(traits, trains=trains), bias, free=False
+        )
+        found = measured.get(line)
+        if found is not None and found.ways is not None:
+            return found.ways
+    return None
 
 
 def _layouts(

@@ -75,6 +75,8 @@ def summary(story: Explanation) -> str:
 
 def choice(story: Explanation) -> str:
     """What the steps were chosen over, and why."""
+    if story.measured:
+        return "measured by einheads.tune: the fastest of all that it tried"
     other = story.runner_up
     if other is None:
         return ""

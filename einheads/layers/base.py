@@ -27,7 +27,7 @@ from einheads.operands import Declaration
 from .arguments import arguments
 from .declare import Declared, check_switch, declare
 from .merging import merged
-from .options import check_options
+from .options import check_options, check_same
 from .written import declared_arguments, moved_axes, note_axes
 
 
@@ -328,9 +328,12 @@ class Einsum(nn.Module):
         own = [getattr(self, name) for name in self._parameter_names]
         text, bias, called = self._declaration[:3]
         itemsize = own[0].element_size() if own else 4
+        check_same(self.sizes, sizes)
+        again = self.checkpoint
         if not inputs:
             traits = Traits(itemsize=itemsize)
-            return prepare(Outline(text, {**self.sizes, **sizes}, called, bias, traits=traits))
+            given = {**self.sizes, **sizes}
+            return prepare(Outline(text, given, called, bias, traits=traits, checkpoint=again))
         if len(inputs) != self._inputs:
             self.declared.fail_count(len(inputs))
         every = [*inputs, *own]
@@ -339,7 +342,7 @@ class Einsum(nn.Module):
         strides = strides_of(every)
         if bias is not None and len(strides[-1] or ()) != len(bias.split()):
             strides[-1] = None  # stored with unit axes, which the declaration does not have
-        outline = Outline(text, given, called, bias, strides, traits)
+        outline = Outline(text, given, called, bias, strides, traits, again)
         return prepare(outline, shapes_of(every[: len(self.declared.pattern.operands)]))
 
     def _axes(self) -> dict[str, str]:

@@ -61,15 +61,16 @@ def merged(layer: Einsum, kind: type[Einsum]) -> Einsum:
         f"{left} -> {pattern.output}",
         inputs=layer.inputs,
         bias=None if layer.declared.bias is None else " ".join(layer.declared.bias),
-        init=layer.init,
+        # What starts the factors of a product in its own way says nothing of the product.
+        init=layer.init if isinstance(layer.init, str) else "linear",
         summed=_summed(layer, axes),
         device="meta",  # no random numbers are drawn for what is replaced below
         dtype=weight.dtype,
         **keywords,
     )
-    made.weight = torch.nn.Parameter(weight)
+    made.weight = torch.nn.Parameter(weight, any(one.requires_grad for one in weights))
     if isinstance(layer.bias, torch.Tensor):
-        made.bias = torch.nn.Parameter(layer.bias.detach().clone())
+        made.bias = torch.nn.Parameter(layer.bias.detach().clone(), layer.bias.requires_grad)
     return made.train(layer.training)
 
 

@@ -7,11 +7,12 @@ that nobody called. Knows nothing of modules.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from einheads.errors import EinheadsError, PatternError, kind, nearest
+from einheads.errors import EinheadsError, PatternError, SizeError, kind, nearest
 from einheads.initializers import names
 
 from .declare import Declared
@@ -98,3 +99,13 @@ def _takes_two(function: Any) -> bool:
 def called(function: Any) -> str:
     """What a function is called in messages and in the repr of a layer."""
     return getattr(function, "__qualname__", repr(function))
+
+
+def check_same(own: Mapping[str, int], given: Mapping[str, object]) -> None:
+    """Refuse a size that a layer has otherwise."""
+    for axis, size in given.items():
+        if own.get(axis, size) != size:
+            raise SizeError(
+                f"the layer has '{axis}' of size {own[axis]}, not {size}",
+                notes=[f"write: {axis}={own[axis]}, or leave it out"],
+            )
