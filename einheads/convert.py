@@ -51,7 +51,10 @@ def from_linears(linears: Iterable[nn.Module], *, shared: bool = False) -> HeadL
 
     Raises:
         EinheadsError: the list holds something else, or linears that differ in more than values.
+        TypeError: it is no list.
     """
+    if not isinstance(linears, Iterable):
+        raise TypeError(f"the linears are {kind(linears)}; write: a list of nn.Linear")
     every = list(linears)
     for number, linear in enumerate(every):
         # A subclass may compute something else.

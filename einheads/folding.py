@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .convert import compare, prove
-from .errors import EinheadsError
+from .errors import EinheadsError, kind
 from .layers import accept_list, stack
 from .layers.stacking import features, trace
 
@@ -76,7 +76,10 @@ def fold(module: nn.Module, *inputs: Any) -> Folded:
 
     Raises:
         EinheadsError: a stack does not compute what its members compute.
+        TypeError: `module` is none.
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"fold takes a module, not {kind(module)}; write: fold(Heads())")
     replaced: dict[str, str] = {}
     kept: dict[str, str] = {}
     expected = _call(module, inputs) if inputs else None
@@ -149,8 +152,8 @@ def _folded(
     graph.lint()
     result = fx.GraphModule(clone, graph, class_name=type(owner).__name__)
     # What the forward does not use still belongs to the state dict, and to whoever asks for it.
-    for kind in ("_modules", "_parameters", "_buffers"):
-        vars(result)[kind].update(vars(clone)[kind])
+    for table in ("_modules", "_parameters", "_buffers"):
+        vars(result)[table].update(vars(clone)[table])
     return result.train(owner.training) if _uniform(owner) else result, said, why
 
 

@@ -399,3 +399,19 @@ class TestAxesAreSaved:
             assert torch.equal(layer.weight, other.weight)
         swapped = Einsum("b h i, h i o -> b h o", h=2, i=3, o=3)
         layer.load_state_dict(dict(swapped.state_dict()))  # tensors alone tell no axes
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: einheads.from_linears(nn.Linear(3, 5)), "the linears are a Linear; write: a list"),
+        (lambda: einheads.ensemble(nn.Sequential(), 3), "the factory is a Sequential; write: a fu"),
+        (lambda: einheads.stack([nn.Linear, nn.Linear]), "is no module; write: modules, such as"),
+        (lambda: einheads.fold(nn.Linear), "fold takes a module, not"),
+        (lambda: einheads.fold(None), "fold takes a module, not None; write: fold"),
+    ],
+)
+def test_what_is_no_model(call: Callable[[], object], message: str) -> None:
+    """A wrong type is told in words, with what to write instead."""
+    with pytest.raises(TypeError, match=message):
+        call()

@@ -46,7 +46,13 @@ def ensemble(factory: Callable[[], nn.Module], n: int, *, shared: bool = False) 
 
     Raises:
         EinheadsError: the models cannot be stacked.
+        TypeError: `factory` is no function, but a model.
     """
+    if isinstance(factory, nn.Module):
+        raise TypeError(
+            f"the factory is {kind(factory)}; write: a function that makes a new model at every "
+            "call, or stack(...) for models that there are"
+        )
     if n < 1:
         raise EinheadsError(f"an ensemble of {n}", notes=["write: n=2 or more"])
     return stack([factory() for _ in range(n)], shared=shared)
@@ -67,7 +73,11 @@ def stack(modules: Sequence[nn.Module], *, shared: bool = False) -> nn.Module:
 
     Raises:
         EinheadsError: a module is of another kind, or the modules differ in more than their values.
+        TypeError: something is no module.
     """
+    for one in modules:
+        if not isinstance(one, nn.Module):
+            raise TypeError(f"{kind(one)} is no module; write: modules, such as nn.Linear(3, 4)")
     if not modules:
         raise EinheadsError("no modules to stack", notes=["write: a list of one or more"])
     if len({id(parameter) for one in modules for parameter in one.parameters()}) < sum(
