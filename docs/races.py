@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any
 
 import charts
+from einheads.bench.goals import GOALS
 
 FOLDER = Path(__file__).parent / "assets/benchmarks"
 # Not alternatives that a user would take: the hand-written product, the operations of einheads
@@ -104,6 +105,7 @@ def benchmarks(figure: Callable[[str], str], folder: Path = FOLDER) -> str:
         parts += [title, f"Goal: {first['goal']}."]
         for run in same:
             parts.append(f"### {name}, {run.label}")
+            parts += goals(run)
             parts += race(run, figure) if run.race else probe(run)
     return "\n\n".join(parts) + "\n"
 
@@ -152,6 +154,18 @@ def race(run: Run, figure: Callable[[str], str]) -> Iterator[str]:
     ]
     heads = ["case", "einheads, \u00b5s", "of limit", *names]
     yield unfold(f"All {len(rows)} cases", table(heads, rows))
+
+
+def goals(run: Run) -> Iterator[str]:
+    """What was to be reached, and what was."""
+    found = [(goal, goal.reached(run.rows)) for goal in GOALS.get(run.result["suite"], ())]
+    rows = [
+        (str(goal), charts.times(value), "met" if goal.met(run.rows) else "**missed**")
+        for goal, value in found
+        if value is not None
+    ]
+    if rows:
+        yield table(["goal", "measured", ""], rows)
 
 
 def losses(run: Run) -> str:

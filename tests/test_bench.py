@@ -22,6 +22,7 @@ from einheads.bench import training as training_module
 from einheads.bench.agreement import Disagreement, agree, reference
 from einheads.bench.cases import Case, Suite, case
 from einheads.bench.contestants import EINHEADS, FORWARD, Contestant, letters
+from einheads.bench.goals import GOALS, Goal
 from einheads.bench.probes import CopyCounter, copies, memory, overhead
 from einheads.bench.races import PROGRAM, forward, operands_for
 from einheads.bench.report import lines
@@ -233,6 +234,28 @@ def test_an_optional_suite_waits_to_be_named() -> None:
     assert [suite.name for suite in _chosen(Options(suites=["tccg-full"]))] == ["tccg-full"]
 
 
+def test_goals_are_held_against_numbers() -> None:
+    """Each names a column that its suite has, and says whether it is met."""
+    assert set(GOALS) == set(suites())
+    rows = [
+        {"case": "one, small", "numbers": {"x": 2.0, "y": 3.0}, "peer": "y"},
+        {"case": "b32 of them", "numbers": {"x": 0.5, "y": 1.0}, "peer": "x"},
+    ]
+    assert Goal(("x",), 1.0).reached(rows) == 1.0
+    assert Goal(("x",), 1.0).met(rows)
+    assert Goal(("y", "x"), 1.0, "least").reached(rows) == 0.5
+    assert not Goal(("x",), 0.6, "least").met(rows)
+    assert Goal(("best peer",), 1.0, "most").reached(rows) == 3.0
+    assert Goal(("x",), 1.0, "least", among="small").reached(rows) == 2.0
+    assert Goal(("x",), 1.0, "least", but=("b32 ",)).reached(rows) == 2.0
+    assert Goal(("y",), 1.0, "most", beyond="x").reached(rows) == 1.0
+    assert Goal(("z",), 1.0).reached(rows) is None
+    assert not Goal(("z",), 1.0).met(rows)
+    assert str(Goal(("x", "y"), 2.0, among="small")) == (
+        "x or y, small cases: geometric mean at least 2"
+    )
+
+
 def test_limits_are_those_of_the_machine() -> None:
     """Arithmetic or memory, whichever takes longer; small copies are faster than large ones."""
     table = Limits(100.0, {10: 20.0, 1000: 5.0})
@@ -332,6 +355,9 @@ def test_every_suite_runs(name: str) -> None:
     text = "\n".join(lines(result))
     assert all(row.case.name[:30] in text for row in result.rows)
     kept = json.loads(json.dumps(result.to_dict()))
+    for goal in GOALS[name]:
+        # Without the search, nobody knows the best candidate.
+        assert goal.reached(kept["rows"]) is not None or goal.columns == ("best",)
     assert [row["pattern"] for row in kept["rows"]] == [row.case.pattern for row in result.rows]
     if result.race:
         assert all(row.peer for row in result.rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from .goals import GOALS
 from .result import Result, Row
 
 _WIDTH = 34
@@ -19,6 +20,7 @@ def lines(result: Result) -> Iterator[str]:
         yield "  times as long as einheads; `of limit`: the part of the speed of the machine"
     yield from _table(result)
     yield from _summary(result)
+    yield from _goals(result)
     if result.race and not any(row.peer for row in result.rows):
         yield "  nobody else takes part: the others read plain axis names, no (...) and no ..."
     yield from _missed(result)
@@ -68,6 +70,15 @@ def _summary(result: Result) -> Iterator[str]:
             f"  {name + ':':16} geometric mean {one.mean:.3f}, "
             f"worst {one.worst:.3f} ({one.case}), {cases}"
         )
+
+
+def _goals(result: Result) -> Iterator[str]:
+    rows = result.to_dict()["rows"]
+    for goal in GOALS.get(result.suite.name, ()):
+        value = goal.reached(rows)
+        if value is not None:
+            verdict = "met" if goal.met(rows) else "MISSED"
+            yield f"  {verdict + ':':8} {value:.3f} for {goal}"
 
 
 def _missed(result: Result) -> Iterator[str]:
