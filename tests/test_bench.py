@@ -397,6 +397,24 @@ def test_a_pattern_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert row["limit"] > 0
 
 
+def test_suites_are_measured_again_one_by_one(tmp_path: Path) -> None:
+    """A file keeps the others, if it is of the same machine and versions."""
+    path = tmp_path / "found.json"
+    words = ["bench", "--rounds", "1", "--no-search", "--json", str(path), "--suite"]
+    main([*words, "overhead"])
+    first = json.loads(path.read_text())
+    main([*words, "copies"])
+    main([*words, "overhead"])
+    kept = json.loads(path.read_text())
+    assert [one["suite"] for one in kept["results"]] == ["overhead", "copies"]
+    assert kept["results"][0] != first["results"][0]
+    assert kept["machine"] == first["machine"]
+    for text in ("", "[1]", json.dumps({**kept, "machine": {}})):
+        path.write_text(text)
+        main([*words, "overhead"])
+        assert [one["suite"] for one in json.loads(path.read_text())["results"]] == ["overhead"]
+
+
 def test_a_composite_pattern_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
     """Which no other contestant reads: einheads alone, beside its limit."""
     words = ["b (h i), h i o -> b h o", "b=2", "h=2", "i=3", "o=4", "--rounds", "1"]

@@ -102,7 +102,8 @@ def tell(options: Options, path: Path | None = None) -> Iterator[str]:
 
     Args:
         options: what to run.
-        path: where everything is kept as JSON.
+        path: where everything is kept as JSON; suites that are there already, from the same machine
+            and versions, stay if they do not run again.
     """
     # Mistakes come before anything is printed.
     _chosen(options)
@@ -114,6 +115,7 @@ def tell(options: Options, path: Path | None = None) -> Iterator[str]:
         yield f"left out, as not installed: {', '.join(absent)}"
     document: dict[str, Any] = {"machine": machine, "limits": {}, "results": []}
     if path is not None:
+        document = _before(path, machine) or document
         # A place where nothing can be written is found before hours of work.
         _keep(path, document)
     for result, bound in run(options):
@@ -121,12 +123,31 @@ def tell(options: Options, path: Path | None = None) -> Iterator[str]:
         if key not in document["limits"]:
             document["limits"][key] = asdict(bound)
             yield from report.limits(result.threads, asdict(bound))
-        document["results"].append(result.to_dict())
+        _replace(document["results"], result.to_dict())
         if path is not None:
             # After every suite: a long run that is interrupted is not lost.
             _keep(path, document)
         yield ""
         yield from report.lines(result)
+
+
+def _before(path: Path, machine: dict[str, Any]) -> dict[str, Any] | None:
+    """What a file of the same machine, versions and rounds holds already."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        same = found["machine"] == machine and isinstance(found["results"], list)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return found if same else None
+
+
+def _replace(results: list[dict[str, Any]], one: dict[str, Any]) -> None:
+    """Put a result in the place of that of the same suite and threads, or behind all others."""
+    for place, other in enumerate(results):
+        if (other["suite"], other["threads"]) == (one["suite"], one["threads"]):
+            results[place] = one
+            return
+    results.append(one)
 
 
 def _keep(path: Path, document: dict[str, Any]) -> None:
