@@ -111,7 +111,8 @@ def apply(
     except RuntimeError as error:
         # A tensor of another kind, such as mkldnn's, may have the signature of a dense one.
         check_types(_declared(declaration), tensors)
-        check_mixture(_declared(declaration), tensors)
+        if not autocasts():
+            check_mixture(_declared(declaration), tensors)
         check_support(tensors, error)
         raise
 
@@ -183,11 +184,14 @@ def _miss(
 ) -> _Entry:
     declared = _declared(declaration)
     prepared = prepare(declared, given, tensors)
-    told = [*(size for _, size in given), *(size for one in tensors for size in one.shape)]
+    told = [size for _, size in given]
+    for one in tensors:
+        told += (*one.shape, *one.stride())
     if not all(type(size) is int for size in told):
         return prepared.lowered.program.run, prepared.extra, None, None
-    if cache.recorder is not None:
-        cache.recorder(declared, given, tensors)
+    recorder = cache.recorder
+    if recorder is not None:
+        recorder(declared, given, tensors)
     grad = _grad_enabled()
     needs = tuple([grad and one.requires_grad for one in tensors])
     watched = True in needs

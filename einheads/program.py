@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - what the texts call it
 from torch import Tensor
 
 from .candidates import Traits
@@ -150,16 +151,15 @@ class _Cache:
         self.patterns: dict[str, Pattern] = {}
         self.per_pattern: dict[str, int] = {}
         self.compilations = 0
-        # What was measured; unlike programs it cannot be made again in no time, so it stays when
-        # there are too many programs.
+        # Cannot be made again in no time, so they stay when there are too many programs.
         self.choices = measured
-        # Where somebody wants to know which calls are made, they are noted here.
+        # Notes the calls that are made, for whoever wants to know.
         self.recorder: Callable[[Any, Any, Sequence[Tensor]], None] | None = None
 
     def clear(self) -> None:
         with self.lock:
-            for program in self.programs.values():
-                linecache.cache.pop(program.run.__code__.co_filename, None)
+            for filename in [name for name in linecache.cache if name.startswith("<einheads ")]:
+                del linecache.cache[filename]
             for table in (
                 self.signatures,
                 self.classes,
@@ -272,7 +272,7 @@ def cache_clear() -> None:
 def compile_source(source: str, name: str, filename: str) -> Callable[..., Tensor]:
     """Turn the text of a function into a function whose text tracebacks and debuggers show."""
     linecache.cache[filename] = len(source), None, source.splitlines(keepends=True), filename
-    namespace: dict[str, Any] = {"torch": torch, "F": torch.nn.functional, "__name__": __name__}
+    namespace: dict[str, Any] = {"torch": torch, "F": F, "__name__": __name__}
     exec(compile(source, filename, "exec"), namespace)
     function: Callable[..., Tensor] = namespace[name]
     return function

@@ -187,7 +187,11 @@ class Schedule:
         if self.inner:
             inner: Sequence[Tensor] = kept[len(self.kept) :]
             if not inner or torch.is_grad_enabled():
-                spare = [None] * (len(self.needs) - self.count)
+                # A program may read sizes off the bias; its numbers count for nothing here.
+                spare = [
+                    gradient.new_empty(()).expand(self.shape(dims))
+                    for dims in self.prepared.lowered.program.steps.inputs[self.count :]
+                ]
                 inner = self.again(*kept[: self.count], *spare, *self.extra)
             values.update(zip(self.inner, inner, strict=True))
         gradients = {self.last: gradient}
@@ -206,7 +210,7 @@ class Schedule:
     def by_autograd(self, gradient: Tensor, kept: Sequence[Tensor]) -> list[Tensor | None]:
         """The same without a plan: many gradients at once pass only through autograd's own."""
         known = dict(zip(self.kept, kept, strict=False))
-        steps, sizes = self.prepared.lowered.program.steps, self.prepared.bound.sizes
+        steps = self.prepared.lowered.program.steps
         graph = torch.is_grad_enabled()
         leaves = []
         with torch.enable_grad():
@@ -214,7 +218,7 @@ class Schedule:
                 tensor = known.get(number)
                 if tensor is None:
                     # Nothing that is wanted depends on its numbers, or it would have been kept.
-                    shape = [elements((dim,), sizes) for dim in steps.inputs[number]]
+                    shape = self.shape(steps.inputs[number])
                     tensor = torch.zeros(shape, dtype=gradient.dtype, device=gradient.device)
                 if graph and tensor.requires_grad:
                     # An operand may be made of another one, whose gradient is a matter of its own.
@@ -225,6 +229,10 @@ class Schedule:
         wanted = [leaf for leaf, needed in zip(leaves, self.needs, strict=True) if needed]
         found = iter(torch.autograd.grad(result, wanted, gradient, create_graph=graph))
         return [next(found) if needed else None for needed in self.needs]
+
+    def shape(self, dims: Dims) -> list[int]:
+        """The shape of a value with these dimensions."""
+        return [elements((dim,), self.prepared.bound.sizes) for dim in dims]
 
     def dims(self, value: int) -> Dims:
         """The dimensions of an operand, an inner value or the bias."""
@@ -283,12 +291,16 @@ class _Contract(torch.autograd.Function):
         result, kept = schedule.forward(tensors)
         ctx.save_for_backward(*kept)
         ctx.schedule = schedule
+        # Where no gradient arrives, none leaves, as with torch's own operations.
+        ctx.set_materialize_grads(False)
         # A view would be refused by whoever writes into the result, as `relu_` does; nobody else
         # holds what it is a view of.
         return result.data
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+        if gradient is None:
+            return (None,) * (1 + len(ctx.schedule.needs))
         return (None, *ctx.schedule.backward(gradient, ctx.saved_tensors))
 
 

@@ -87,7 +87,7 @@ def load_tuned(path: str | Path) -> int:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
         written = document["format"]
         found = _read(document) if written == _FORMAT else {}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise EinheadsError(
             f"{str(path)!r} holds no tuned choices",
             notes=["write: a file that einheads.save_tuned(...) made"],

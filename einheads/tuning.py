@@ -181,15 +181,15 @@ def _seen(run: Callable[[], Any], *, backward: bool) -> list[_Call]:
         dtype = torch.get_autocast_dtype(device) if autocasts() else None
         calls[_Call(declaration, given, described, dtype)] = None
 
-    with cache.lock:
-        # What is known already would not be noted.
-        cache.signatures.clear()
-        cache.recorder = note
-        try:
-            with torch.set_grad_enabled(backward):
-                run()
-        finally:
-            cache.recorder = None
+    # Without the lock: what runs may wait for threads of its own, which need it.
+    cache.recorder = note
+    # What is known already would not be noted.
+    cache.signatures.clear()
+    try:
+        with torch.set_grad_enabled(backward):
+            run()
+    finally:
+        cache.recorder = None
     return list(calls)
 
 

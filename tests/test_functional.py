@@ -704,3 +704,15 @@ class TestCache:
                     assert torch.equal(result.flatten(), torch.tensor([0.0, 3, 1, 4, 2, 5]))
         assert einheads.cache_info().compilations > 64
         assert [type(warning.message) for warning in caught] == [RuntimeWarning]
+
+
+def test_errors_of_torch_under_autocast_are_its_own() -> None:
+    """Mixed dtypes are allowed there, so they are not to blame."""
+    x, weight = torch.randn(3, 5, dtype=torch.bfloat16), torch.randn(7, 5, requires_grad=True)
+    with torch.inference_mode():
+        x = x.clone()
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(RuntimeError, match="Inference tensors"),
+    ):
+        einheads.einsum("b i, o i -> b o", x, weight)

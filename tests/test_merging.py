@@ -115,6 +115,26 @@ def test_what_is_frozen_stays_frozen() -> None:
     assert not merged.bias.requires_grad
 
 
+@pytest.mark.parametrize("pattern", ["... i, o i -> ... o", "... i, i o -> ... o"])
+def test_a_single_weight_is_copied(pattern: str) -> None:
+    """Also where it could be a view of the parameter."""
+    layer = einheads.Einsum(pattern, i=5, o=7)
+    merged = layer.merge()
+    assert merged.weight.is_contiguous()
+    before = layer.weight.detach().clone()
+    with torch.no_grad():
+        merged.weight.add_(1)
+    assert torch.equal(layer.weight, before)
+
+
+def test_a_parametrized_layer() -> None:
+    """What weight norm makes of the parameters is merged."""
+    layer = einheads.Einsum("b i, i r, r o -> b o", i=5, r=2, o=7, dtype=torch.float64)
+    torch.nn.utils.parametrizations.weight_norm(layer, "weight_1")
+    x = torch.randn(3, 5, dtype=torch.float64)
+    laws.close(layer.merge()(x), layer(x))
+
+
 def test_its_repr_makes_it() -> None:
     """Also if the factors of a product start in a way of their own."""
     merged = einheads.BatchEnsemble(e=3, i=5, o=7).merge()

@@ -281,6 +281,16 @@ class TestCompile:
             assert_same([compiled(x)], [model(x)])
         assert backend.graphs <= 2
 
+    def test_a_stride_is_free_where_no_size_is(self) -> None:
+        """A slice of rows of any length: its shape never changes, its strides do."""
+        layer = einheads.Einsum("b i, o i -> b o", i=7, o=5)
+        compiled = torch.compile(
+            lambda x: layer(x[:, -1]), fullgraph=True, backend="aot_eager", dynamic=True
+        )
+        for length in (3, 4, 6):
+            x = torch.randn(2, length, 7)
+            torch.testing.assert_close(compiled(x), layer(x[:, -1]))
+
     def test_eager_calls_before_and_after(self) -> None:
         """A program that ran before it is traced is traced all the same, and runs afterwards."""
         promise = PROMISES[7]

@@ -255,6 +255,27 @@ class TestAutograd:
         torch.testing.assert_close(found, torch.einsum("bi,nbo->nio", x, several))
 
 
+def test_no_gradient_arrives() -> None:
+    """Then none leaves, and no optimizer moves what nothing was learnt of."""
+
+    class Swallow(torch.autograd.Function):
+        @staticmethod
+        def forward(_: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(*_: Any) -> None:
+            return None
+
+    x, weight = leaf(3, 5), leaf(5, 7)
+    result = einheads.einsum("b i, i o -> b o", x, weight)
+    assert is_planned(result)
+    swallow: Any = Swallow.apply
+    swallow(result).sum().backward()
+    assert x.grad is None
+    assert weight.grad is None
+
+
 class TestStepsAside:
     """Where others want to see the operations, or only autograd's own rules are right."""
 
@@ -509,6 +530,28 @@ class TestCheckpoint:
         assert torch.autograd.gradgradcheck(
             lambda x, *_: layer(x).tanh(), (x, *parameters), fast_mode=True
         )
+
+    @pytest.mark.parametrize("checkpoint", [True, False])
+    def test_sizes_that_the_bias_tells(self, checkpoint: bool) -> None:  # noqa: FBT001
+        """Inner results are made again where a program reads its sizes off the bias."""
+        options: dict[str, Any] = {"bias": "g c", "g": 3, "c": 5, "dtype": torch.float64}
+        layer = einheads.Einsum("b (g c), c, g -> b g c", checkpoint=checkpoint, **options)
+        x = leaf(2, 15)
+        result = layer(x)
+        assert is_planned(result)
+        parameters = [x, *layer.parameters()]
+        found = torch.autograd.grad(result.square().sum(), parameters, create_graph=True)
+        y = torch.einsum("bgc,c,g->bgc", x.view(2, 3, 5), layer.weight_1, layer.weight_2)
+        y = y + layer.bias
+        wanted = torch.autograd.grad(y.square().sum(), parameters, create_graph=True)
+        for one, value in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, value)
+        twice = [
+            torch.autograd.grad(sum(one.square().sum() for one in every), parameters)
+            for every in (found, wanted)
+        ]
+        for one, value in zip(*twice, strict=True):
+            torch.testing.assert_close(one, value)
 
     def test_nothing_inner_is_kept(self) -> None:
         """Only the operands are, which are there anyway."""

@@ -5,6 +5,7 @@ The clock is never asked here: a test says which candidate is the fastest.
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,19 @@ def test_no_gradients_in_inference_mode() -> None:
         einheads.tune(layer, torch.randn(4, 5, 2, 7), progress=False)
         with pytest.raises(einheads.EinheadsError, match="has no gradients to time"):
             einheads.tune(layer, torch.randn(4, 5, 2, 7), backward=True)
+
+
+def test_a_model_with_threads(clock: Clock) -> None:
+    """What is tuned may wait for threads of its own that call einheads."""
+    assert clock.counts == []
+    layer = einheads.Einsum(HEADS, h=2, i=7, o=11)
+
+    def run() -> None:
+        with ThreadPoolExecutor(2) as pool:
+            for result in pool.map(layer, [torch.randn(4, 5, 2, 7), torch.randn(64, 5, 2, 7)]):
+                assert result.shape[1:] == (5, 2, 11)
+
+    assert len(einheads.tune(run, progress=False).rows) == 2
 
 
 def test_nothing_to_tune() -> None:

@@ -47,11 +47,15 @@ def merged(layer: Einsum, kind: type[Einsum]) -> Einsum:
         *(axis for axis in every if axis not in fed and axis in kept),
         *(axis for axis in every if axis in fed and axis not in kept),
     ]
-    weights = [layer.get_parameter(name) for name in layer.declared.names]
+    # A parametrization, such as torch's weight norm, moves a parameter behind an attribute.
+    weights: list[torch.Tensor] = [getattr(layer, name) for name in layer.declared.names]
     sizes = {axis: layer.sizes[axis] for axis in every}
     product = ", ".join(str(term) for term in layer.declared.weights)
     with torch.no_grad():
         weight = einsum(f"{product} -> {' '.join(axes)}", *weights, **sizes)
+        if len(weights) == 1:
+            # Else it may be a view of the parameter itself.
+            weight = weight.clone(memory_format=torch.contiguous_format)
     left = ", ".join([*map(str, inputs), " ".join(axes)])
     # Sizes of axes of the inputs alone are checked at every call, as before; those between the
     # weights are gone.
