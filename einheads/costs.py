@@ -87,7 +87,7 @@ class Costs:
     def walk_both(
         self, order: Dim, left: Layout, right: Layout
     ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-        """The loops through two values at once."""
+        """The loops through two values at once; `walk`, spelled out, is asked much more often."""
         first, second = self.strides(left), self.strides(right)
         every: tuple[list[tuple[int, int]], list[tuple[int, int]]] = [], []
         outer, before = 1, (-1, -1)

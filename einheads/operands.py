@@ -120,6 +120,7 @@ def _label(declaration: Declaration, number: int) -> str:
 
 def check_support(tensors: Sequence[Tensor], error: RuntimeError) -> None:
     """Say in our words that torch has no arithmetic for a dtype, where that was the error."""
+    # What torch raises where it has no kernel; every other error is passed on by the caller.
     if isinstance(error, NotImplementedError) and tensors:
         first = tensors[0]
         raise TypeError(

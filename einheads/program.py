@@ -363,7 +363,7 @@ def lowered(request: Request) -> Lowered:
     key = (*what, classes, request.layouts, request.traits)
 
     def make() -> Lowered:
-        best = measured.get(request.problem) if measured else None
+        best = cache.choices.get(request.problem) if cache.choices else None
         ways = None if best is None else best.ways
         layouts, traits, bias = request.layouts, request.traits, request.bias
         made = planned(bound, sizes, layouts, traits, bias, free=request.free, chosen=ways)

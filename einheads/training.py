@@ -127,7 +127,6 @@ class Schedule:
     """What is run, kept and pulled back for one set of needs.
 
     Attributes:
-        run: the forward; gives the result, and with it the values of `inner` if `keeps`.
         extra: the sizes it takes behind the tensors.
         kept: which of the tensors are kept.
         inner: the numbers, in the plan, of the inner values that the gradients read.
@@ -140,7 +139,7 @@ class Schedule:
         self.prepared = prepared
         self.needs = needs
         self.count = len(prepared.bound.operands)
-        plan, program = prepared.lowered.plan, prepared.lowered.unwatched
+        plan = prepared.lowered.plan
         self.last = self.count + len(plan.contractions) - 1
         bias = len(needs) > self.count and needs[-1]
         self.pulls = pulls(plan, needs[: self.count], bias=bias)
@@ -151,16 +150,24 @@ class Schedule:
         # Inner values are made again from the operands, if their gradients need gradients.
         self.kept = tuple(range(self.count)) if self.inner else values
         self.extra = prepared.extra
-        self.run: Callable[..., Any] = program.run
-        if self.keeps:
-            inner = [program.steps.products[value - self.count] for value in self.inner]
-            self.run = program.keeping([program.steps.result, *inner], self.names)
         self.tasks: dict[bool | tuple[int, ...], tuple[_Task, ...]] = {}
 
     @property
     def key(self) -> str:
         """The needs as a choice spells them, such as "110"."""
         return "".join(str(int(need)) for need in self.needs)
+
+    @cached_property
+    def run(self) -> Callable[..., Any]:
+        """The forward; gives the result, and with it the values of `inner` if `keeps`.
+
+        It is written when it first runs: many a schedule is only priced, and then left alone.
+        """
+        program = self.prepared.lowered.unwatched
+        if not self.keeps:
+            return program.run
+        inner = [program.steps.products[value - self.count] for value in self.inner]
+        return program.keeping([program.steps.result, *inner], self.names)
 
     @cached_property
     def again(self) -> Callable[..., tuple[Tensor, ...]]:

@@ -86,13 +86,13 @@ def load_tuned(path: str | Path) -> int:
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
         written = document["format"]
-        found = _read(document) if written == _FORMAT else {}
+        found = _read(document) if written == _FORMAT else None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise EinheadsError(
             f"{str(path)!r} holds no tuned choices",
             notes=["write: a file that einheads.save_tuned(...) made"],
         ) from error
-    if written != _FORMAT:
+    if found is None:
         raise EinheadsError(
             f"{str(path)!r} was written by another version of einheads: its format is {written!r}, "
             f"this version reads {_FORMAT}",

@@ -46,6 +46,7 @@ def chromium() -> str:
     """The browser, where there is one."""
     found = shutil.which("chromium") or shutil.which("chromium-browser")
     if found is None:
+        # A browser is no Python package; `.ci/run` installs one, or says that it could not.
         pytest.skip("there is no Chromium")
     return found
 

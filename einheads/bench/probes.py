@@ -33,10 +33,9 @@ def overhead(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Ro
     operands = operands_for(case, watch, dtype)
     pattern = case.pattern
     program, bound = program_for(Declaration(pattern), (), operands)
-    extra = tuple(bound.sizes[name] for name in program.steps.given)
-    run = program.run
-    # The same number of arguments as in the program, so that only our own work is counted.
+    run, extra = program.run, program.trailing(bound)
     empty = nn.Identity()
+    # The same number of arguments as in the program, so that only our own work is counted.
     racers = [
         Racer("einsum", lambda: einsum(pattern, *operands)),
         Racer("bare", lambda: run(*operands, *extra)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -76,8 +75,8 @@ def forward(
         program, bound = program_for(Declaration(case.pattern), _given(case), sets[0])
         notes["chosen"] = told(program.steps)
         # The operations alone, as if somebody had pasted what `source` gives.
-        bare = partial(_bare, program.run, program.trailing(bound))
-        racers.append(Racer(PROGRAM, taking_turns(bare, sets)))
+        extra = program.trailing(bound)
+        racers.append(Racer(PROGRAM, taking_turns(lambda *x: program.run(*x, *extra), sets)))
         if search and len(sets[0]) == 2 and case.plain:
             every = drafts(case, sets[0])
             for draft in every:
@@ -90,10 +89,6 @@ def forward(
         times = race(racers, watch)
     moved = case.elements * dtype.itemsize
     return row(case, times, peers, limits.seconds(case.multiply_adds, moved), notes)
-
-
-def _bare(run: Run, extra: Sequence[int], *operands: Tensor) -> Tensor:
-    return run(*operands, *extra)
 
 
 def _given(case: Case) -> tuple[tuple[str, int], ...]:

@@ -180,6 +180,7 @@ class Factorized(Einsum):
         Args:
             weight: in double precision.
         """
+        # Every layer of this kind has its own; no factorization suits them all.
         raise NotImplementedError
 
     @classmethod
