@@ -81,8 +81,8 @@ class Suite:
     Attributes:
         name: on the command line.
         purpose: one line.
-        kind: "forward" and "training" are races; "overhead", "memory" and "copies" look at einheads
-            alone.
+        kind: "forward" and "training" are races; "overhead", "planning", "start", "memory" and
+            "copies" look at einheads alone.
         goal: what has to be reached.
         cases: the cases.
         optional: whether it takes so long that it only runs when it is named.

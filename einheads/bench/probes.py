@@ -1,10 +1,14 @@
-"""Looks at einheads alone: what a call costs beside its operations, what it holds and copies."""
+"""Looks at einheads alone: what its calls cost beside their operations, what they hold and copy."""
 
 from __future__ import annotations
 
 import json
 import math
+import statistics
+import subprocess
+import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,9 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from einheads.choices import told
 from einheads.functional import einsum
 from einheads.operands import Declaration
-from einheads.program import program_for
+from einheads.program import cache, program_for
 from einheads.steps import Diagonal, Expand, Linear, Permute, Reshape, Steps, elements
-from einheads.stopwatch import Racer, Watch, race
+from einheads.stopwatch import Racer, Times, Watch, race
 
 from .agreement import agree, reference
 from .cases import Case
@@ -70,6 +74,58 @@ def overhead(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Ro
     if "nn.Linear" in times.rounds:
         numbers["nn.Linear above, us"] = times.difference("nn.Linear", "F.linear") * 1e6
     return Row(case, numbers, notes={"chosen": told(program.steps)})
+
+
+def planning(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Row:
+    """Milliseconds that the first call of a pattern takes above the second one."""
+    operands = operands_for(case, watch, dtype)
+    agree("einsum", case, einsum(case.pattern, *operands), reference(case, operands))
+    above = []
+    with torch.no_grad():
+        for _ in range(watch.rounds):
+            cache.clear()
+            first, second = (
+                watch.time(lambda: einsum(case.pattern, *operands), 1) for _ in range(2)
+            )
+            above.append(first - second)
+    count = len(operands)
+    return Row(
+        case,
+        {f"{count} operands, ms": statistics.median(above) * 1e3},
+        notes={"chosen": told(_steps(case, operands))},
+    )
+
+
+def start(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Row:  # noqa: ARG001
+    """Milliseconds until a new Python has imported einheads, or explained a pattern."""
+    sizes = [f"{axis}={size}" for axis, size in case.sizes.items()]
+    commands = {
+        "torch": ["-c", "import torch"],
+        "einheads": ["-c", "import torch, einheads"],
+        "explain": ["-m", "einheads", "explain", case.pattern, *sizes],
+    }
+
+    def begin(name: str) -> None:
+        command = [sys.executable, *commands[name]]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own words
+
+    found: dict[str, list[float]] = {name: [] for name in commands}
+    for name in commands:
+        begin(name)  # so that all files have been read once
+    for _ in range(watch.rounds):
+        for name, seconds in found.items():
+            now = time.perf_counter()
+            begin(name)
+            seconds.append(time.perf_counter() - now)
+    times = Times(found)
+    return Row(
+        case,
+        {
+            "import torch, ms": times.median("torch") * 1e3,
+            "import einheads above, ms": times.difference("einheads", "torch") * 1e3,
+            "explain in all, ms": times.median("explain") * 1e3,
+        },
+    )
 
 
 def memory(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Row:
@@ -175,4 +231,4 @@ def _peak(call: Callable[[], Tensor], watch: Watch) -> int:
     return peak
 
 
-__all__ = ["CopyCounter", "copies", "memory", "overhead"]
+__all__ = ["CopyCounter", "copies", "memory", "overhead", "planning", "start"]

@@ -25,13 +25,20 @@ from einheads.tuned import device_name
 from . import calibrate, report
 from .cases import Case, Suite
 from .contestants import FORWARD
-from .probes import copies, memory, overhead
+from .probes import copies, memory, overhead, planning, start
 from .races import forward
 from .result import Result, Row
 from .suites import suites
 from .training import training
 
 _DEVICES = ("cpu", "cuda")
+_LOOKS = {
+    "overhead": overhead,
+    "planning": planning,
+    "start": start,
+    "memory": memory,
+    "copies": copies,
+}
 _PACKAGES = ("torch", "einops", "einx", "opt_einsum", "cotengra")
 
 
@@ -94,7 +101,9 @@ def run(options: Options) -> Iterator[tuple[Result, Limits]]:
                     disable=None if options.progress else True,
                 )
                 rows = [_row(suite, case, watch, bound, options) for case in bar]
-                yield Result(suite, threads, watch.clock, rows), bound
+                # Other processes are not timed by the thread that waits for them.
+                clock = "wall time" if suite.kind == "start" else watch.clock
+                yield Result(suite, threads, clock, rows), bound
 
 
 def tell(options: Options, path: Path | None = None) -> Iterator[str]:
@@ -196,8 +205,7 @@ def _row(suite: Suite, case: Case, watch: Watch, bound: Limits, options: Options
         return forward(case, watch, bound, options.dtype, search=options.search)
     if suite.kind == "training":
         return training(case, watch, bound, options.dtype)
-    look = {"overhead": overhead, "memory": memory, "copies": copies}[suite.kind]
-    return look(case, watch, options.dtype)
+    return _LOOKS[suite.kind](case, watch, options.dtype)
 
 
 def _chosen(options: Options) -> list[Suite]:
