@@ -93,7 +93,7 @@ def apply(
         # True and 2.0 would be found as 1 and 2, and nobody would refuse them.
         if not given or all(type(size) is int for _, size in given):
             entry = cache.signatures.get((declaration, given, autocasts(), parts))
-    except (TypeError, AttributeError, IndexError, RuntimeError) as error:
+    except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         # `torch.jit.trace` has given up, and would crash if its error went unheard.
         if "Cannot insert a Tensor" in str(error):
             raise
@@ -111,8 +111,7 @@ def apply(
     except RuntimeError as error:
         # A tensor of another kind, such as mkldnn's, may have the signature of a dense one.
         check_types(_declared(declaration), tensors)
-        if not autocasts():
-            check_mixture(_declared(declaration), tensors)
+        check_mixture(_declared(declaration), tensors, cast=autocasts())
         check_support(tensors, error)
         raise
 

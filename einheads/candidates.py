@@ -37,6 +37,15 @@ class Traits:
     dense: bool = False
     trains: bool = False
 
+    @property
+    def narrow(self) -> bool:
+        """Whether numbers are floats of two bytes at most.
+
+        Their products are rounded, or overflow, before a sum sees them; a matrix product adds them
+        up in wider numbers.
+        """
+        return self.itemsize <= 2 and not self.integer
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:

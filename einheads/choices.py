@@ -81,7 +81,8 @@ def problem(
 
 def _layout(layout: Layout) -> str:
     joins = ", ".join(sorted(" ".join(pair) for pair in layout.joins))
-    return f"{' '.join(layout.order)} | {joins} | {layout.unit or ''}"
+    text = f"{' '.join(layout.order)} | {joins} | {layout.unit or ''}"
+    return f"{text} | {' '.join(sorted(layout.expanded))}" if layout.expanded else text
 
 
 _KINDS = {kind.__name__: kind for kind in (Candidate, Elementwise)}

@@ -134,6 +134,13 @@ class Costs:
                 lines *= inner
         return (cost + self.moved(count)) * self.scale
 
+    def least_copy(self, order: Dim, layout: Layout) -> float:
+        """What a copy costs at least, which is found out faster."""
+        last = next((name for name in reversed(order) if self.sizes[name] != 1), None)
+        strided = last is not None and self.strides(layout).get(last, 0) > 1
+        each = self.rates.copy_strided if strided else self.rates.copy_number
+        return self.count(order) * each * self.scale
+
     def distance(self, loops: Sequence[tuple[int, int]]) -> float:
         """What it adds to each number of an operand that its innermost loop reads at a distance.
 
@@ -196,7 +203,8 @@ class Costs:
         size, step = loops[-1]
         if step == 1:
             cost = count * rates.sum_near + count / size * rates.sum_run
-        elif outer and strides.get(outer[-1], 0) == 1:
+        elif len(loops) == 1 and outer and strides.get(outer[-1], 0) == 1:
+            # Whole vectors of columns are added, unless there are two loops to add over.
             width = self.sizes[outer[-1]]
             cost = count * rates.sum_across + count / (size * width) * rates.sum_run
             cost += count / width * rates.sum_run * 0.1
@@ -261,7 +269,9 @@ class Costs:
         cost = batch * each
         cost += self.fetched(batch, rows, columns, contract, different)
         made = batch * rows * columns
-        if stacked and made * self.itemsize > _L2_BYTES and contract < _HIDDEN:
+        if made * self.itemsize > _L2_BYTES and not stacked:
+            cost += made * rates.cold_single
+        elif made * self.itemsize > _L2_BYTES and contract < _HIDDEN:
             shown = made * (1 - contract / _HIDDEN)
             cost += shown * rates.cold_result
             if columns > _WIDE and not right:
@@ -269,6 +279,21 @@ class Costs:
         if made * self.itemsize >= FRESH_BYTES:
             cost += made * rates.fresh
         return cost * self.scale
+
+    def least(self, batch: int, rows: int, columns: int, contract: int, *, stacked: bool) -> float:
+        """What a product costs at least, however its operands lie and whichever is on the left."""
+        rates = self.rates
+        work = rows * columns * contract
+        if stacked and work < _TINY:
+            each = rates.tiny_matrix + rows * columns * rates.tiny_result
+            each += work * min(rates.tiny_near, rates.tiny_far)
+        else:
+            each = (rates.matrix if stacked else 0.0) + rows * columns * rates.result
+            if rows == 1 or columns == 1:
+                each += work * min(rates.vector, rates.vector_near)
+            else:
+                each += work * rates.multiply_add
+        return batch * each * self.scale
 
     def vector(self, count: int, contract: int, *, dots: bool, stacked: bool) -> float:
         """A matrix times a vector: so many dot products, or as many sums that grow together."""

@@ -22,11 +22,13 @@ class Layout:
         order: its axes from the outermost stride to the innermost; axes of size one are left out.
         joins: pairs of axes `(a, b)` where one step along `a` is as long as all of `b`.
         unit: the axis with stride one, if there is one.
+        expanded: axes with stride zero.
     """
 
     order: Dim
     joins: frozenset[tuple[str, str]]
     unit: str | None
+    expanded: frozenset[str] = frozenset()
 
     def folds(self, dim: Dim) -> bool:
         """Whether these axes, in this order, fold into one dimension as a view.
@@ -50,7 +52,7 @@ def contiguous(dims: Dims, sizes: Mapping[str, int]) -> Layout:
 
     Example:
         >>> contiguous((("h",), ("b", "w")), {"h": 4, "b": 1, "w": 10})
-        Layout(order=('h', 'w'), joins=frozenset({('h', 'w')}), unit='w')
+        Layout(order=('h', 'w'), joins=frozenset({('h', 'w')}), unit='w', expanded=frozenset())
     """
     order = tuple(name for dim in dims for name in dim if sizes[name] != 1)
     return Layout(order, frozenset(itertools.pairwise(order)), order[-1] if order else None)
@@ -89,13 +91,14 @@ def layout(dims: Dims, strides: Sequence[int], sizes: Mapping[str, int]) -> Layo
         if first != second and steps[first] == steps[second] * sizes[second]
     }
     unit = next((name for name in reversed(order) if steps[name] == 1), None)
-    return Layout(order, frozenset(joins), unit)
+    expanded = frozenset(name for name in order if steps[name] == 0)
+    return Layout(order, frozenset(joins), unit, expanded)
 
 
 def combined(dims: Dims, left: Layout, right: Layout, sizes: Mapping[str, int]) -> Layout:
     """The layout of an elementwise result, which torch gives the order of its operands.
 
-    The first operand that has two axes tells which of them is the outer one.
+    The first operand that has two axes, neither of them expanded, tells which is the outer one.
 
     Example:
         >>> sizes = {"a": 2, "b": 3}
@@ -103,16 +106,22 @@ def combined(dims: Dims, left: Layout, right: Layout, sizes: Mapping[str, int]) 
         >>> combined((("a",), ("b",)), turned, contiguous((("b",),), sizes), sizes).order
         ('b', 'a')
     """
-    axes = [name for dim in dims for name in dim if sizes[name] != 1]
-    orders = [operand.order for operand in (left, right)]
-    result: list[str] = []
-    for name in axes:
-        # Insertion from the inside: an axis moves outward past those that lie inside of it.
-        place = len(result)
-        while place > 0:
-            told = next((one for one in orders if name in one and result[place - 1] in one), None)
-            if told is None or told.index(name) > told.index(result[place - 1]):
+    orders = [
+        tuple(name for name in operand.order if name not in operand.expanded)
+        for operand in (left, right)
+    ]
+    # The innermost axis first. Each of the others moves inward past those that it lies inside of;
+    # those of which no operand tells are passed over, and may be left behind.
+    inner = [name for dim in dims for name in dim if sizes[name] != 1][::-1]
+    for start in range(1, len(inner)):
+        place = start
+        for further in range(start - 1, -1, -1):
+            name, other = inner[place], inner[further]
+            told = next((one for one in orders if name in one and other in one), None)
+            if told is None:
+                continue
+            if told.index(name) < told.index(other):
                 break
-            place -= 1
-        result.insert(place, name)
-    return contiguous(tuple((name,) for name in result), sizes)
+            inner[place], inner[further] = other, name
+            place = further
+    return contiguous(tuple((name,) for name in reversed(inner)), sizes)

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from .beam import schedules
 from .build import Builder
-from .candidates import Candidate, Elementwise, Traits, Way, made, readable
+from .candidates import Candidate, Elementwise, Traits, Way, readable
 from .layout import Layout, in_order
 from .plan import Plan
 from .price import price
@@ -30,7 +31,7 @@ from .steps import (
     flat,
     untold,
 )
-from .ways import ways
+from .ways import SLACK, ways
 
 
 def lower(
@@ -83,16 +84,17 @@ def drafts(
     start = _start(bound, plan, layouts, traits, bias, free=free)
     if len(plan.contractions) == 1:
         (step,) = plan.contractions
-        left, right = (start.build.known[start.values[one]] for one in (step.left, step.right))
-        every = ways(step, left, right, plan.sizes, start.traits, start.output, every=True)
-        schedules: list[tuple[Way, ...]] = [(way,) for _, way in every]
+        left, right = start.layouts[step.left], start.layouts[step.right]
+        alone = ways(step, left, right, plan.sizes, start.traits, start.output, every=True)
+        every: list[tuple[Way, ...]] = [(way,) for _, way in alone]
     else:
-        schedules = start.schedules(_WIDE)
-    found: dict[Steps, Draft] = {}
-    for chosen in schedules:
+        found = schedules(plan, start.layouts, start.traits, start.output, width=_WIDE)
+        every = [chosen for _, chosen in found]
+    written: dict[Steps, Draft] = {}
+    for chosen in every:
         draft = start.written(chosen)
-        found.setdefault(draft.steps, draft)
-    return sorted(found.values(), key=lambda draft: draft.price)
+        written.setdefault(draft.steps, draft)
+    return sorted(written.values(), key=lambda draft: draft.price)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +130,9 @@ def _start(
     return _Lowering(plan, output, bound.needed, traits or Traits(), bias, build, values)
 
 
-# How many schedules are followed, and how many are written down and priced exactly in the end; the
-# prices of a single contraction are less rough, so that two do.
-_BEAM = 8
-_WRITTEN = 3
-# How many are followed for somebody who measures them all.
+# How many of the likeliest choices are written down and priced exactly.
+_WRITTEN = 4
+# How many there are for somebody who measures them all.
 _WIDE = 32
 
 
@@ -148,55 +148,24 @@ class _Lowering:
     build: Builder
     values: list[int]
 
+    @property
+    def layouts(self) -> list[Layout]:
+        """How the prepared operands lie in memory."""
+        return [self.build.known[value] for value in self.values]
+
     def lower(self) -> Steps:
-        count = min(1 + len(self.plan.contractions), _WRITTEN)
-        drafts = [self.written(chosen) for chosen in self.schedules()[:count]]
-        return min(drafts, key=lambda draft: draft.price).steps
-
-    def schedules(self, width: int = _BEAM) -> list[tuple[Way, ...]]:
-        """The likeliest ways to go through the contractions, by a rough price.
-
-        The result of one step is born in a layout that may suit the next one or not, so the steps
-        are chosen together: a beam search over the ways, by the sum of their prices. Of schedules
-        that leave the same layouts behind, only the cheapest one can be part of the best.
-        """
-        steps, sizes = self.plan.contractions, self.plan.sizes
-        layouts = [self.build.known[value] for value in self.values]
-        beam: list[tuple[float, tuple[Way, ...], list[Layout]]] = [(0.0, (), layouts)]
-        for place, step in enumerate(steps):
-            final = place == len(steps) - 1
-            output = self.output if final else None
-            alive = {side for later in steps[place + 1 :] for side in (later.left, later.right)}
-            seen: dict[tuple[Layout, Layout], list[tuple[float, Way, Layout]]] = {}
-            found = []
-            for before, chosen, known in beam:
-                pair = known[step.left], known[step.right]
-                if pair not in seen:
-                    seen[pair] = [
-                        (price, way, made(way, *pair, sizes))
-                        for price, way in ways(step, *pair, sizes, self.traits, output)
-                    ]
-                found += [
-                    (before + price, (*chosen, way), [*known, lies])
-                    for price, way, lies in seen[pair]
-                ]
-            found.sort(key=lambda entry: entry[0])
-            if final:
-                beam = found[:width]
-                continue
-            left: set[tuple[tuple[Dim, str | None], ...]] = set()
-            beam = []
-            for entry in found:
-                lies = entry[2]
-                key = tuple(
-                    (lies[value].order, lies[value].unit) for value in alive if value < len(lies)
-                )
-                if key not in left:
-                    left.add(key)
-                    beam.append(entry)
-                    if len(beam) == width:
-                        break
-        return [chosen for _, chosen, _ in beam]
+        # Without a bias, the last contraction comes to what it is said to.
+        slack = SLACK if self.bias else 1.0
+        best: Draft | None = None
+        every = schedules(self.plan, self.layouts, self.traits, self.output, slack=slack)
+        for cost, chosen in every[:_WRITTEN]:
+            if best is not None and best.price <= cost:
+                break  # rough prices leave out, and add nothing
+            draft = self.written(chosen)
+            if best is None or draft.price < best.price:
+                best = draft
+        assert best is not None
+        return best.steps
 
     def written(self, chosen: Sequence[Way]) -> Draft:
         """Write the chosen ways down, and price what came of it exactly."""

@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
-from .errors import kind
+from .errors import SizeError, kind
 from .pattern import parse
+from .sizes import Bound
 
 
 class Declaration(NamedTuple):
@@ -57,6 +59,8 @@ def check_types(declaration: Declaration, tensors: Sequence[object]) -> None:
         called = _label(declaration, number)
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{called} is {kind(tensor)}, not a tensor{_fix_type(tensor)}")
+        if is_lazy(tensor):
+            raise TypeError(f"{called} is not initialized; write: .materialize(...)")
         if tensor.is_nested:
             raise TypeError(f"{called} is a nested tensor; write: .to_padded_tensor(0.0)")
         if tensor.is_quantized:
@@ -78,8 +82,16 @@ def _fix_type(value: object) -> str:
     return ""
 
 
-def check_mixture(declaration: Declaration, tensors: Sequence[Tensor]) -> None:
-    """Refuse mixtures that torch would refuse with a message about its own internals."""
+def check_mixture(
+    declaration: Declaration, tensors: Sequence[Tensor], *, cast: bool = False
+) -> None:
+    """Refuse mixtures that torch would refuse with a message about its own internals.
+
+    Args:
+        declaration: what they are operands of.
+        tensors: the operands.
+        cast: whether autocast makes most floating-point dtypes one.
+    """
     if not tensors:
         return
     # A layer's inputs come first, its parameters last: the input has to be converted.
@@ -90,7 +102,7 @@ def check_mixture(declaration: Declaration, tensors: Sequence[Tensor]) -> None:
     model = tensors[place]
     for number, tensor in enumerate(tensors):
         called, other = _label(declaration, number), _label(declaration, place)
-        if tensor.dtype != model.dtype:
+        if tensor.dtype != model.dtype and not (cast and _is_cast(tensor, model)):
             raise TypeError(
                 f"{called} is {tensor.dtype}, but {other} is {model.dtype}; "
                 f"write: .to({model.dtype}) for {called}"
@@ -100,6 +112,25 @@ def check_mixture(declaration: Declaration, tensors: Sequence[Tensor]) -> None:
                 f"{called} is on {tensor.device}, but {other} is on {model.device}; "
                 f"write: .to('{model.device}') for {called}"
             )
+
+
+def _is_cast(*tensors: Tensor) -> bool:
+    # Autocast leaves double precision alone.
+    return all(one.is_floating_point() and one.dtype != torch.float64 for one in tensors)
+
+
+def check_bias(declaration: Declaration, bias: Sequence[str], bound: Bound, tensor: Tensor) -> None:
+    """Refuse a bias that no longer has the shape that was declared."""
+    wanted = tuple(bound.sizes[name] for name in bias)
+    shape = tuple(tensor.shape)
+    if shape != wanted:
+        sizes = ", ".join(f"{name}={size}" for name, size in bound.sizes.items())
+        raise SizeError(
+            f"{_label(declaration, len(bound.operands))} has shape {shape}, but is declared as "
+            f"'{' '.join(bias)}'",
+            declaration.text,
+            notes=[f"so far: {sizes}", f"write: a parameter of shape {wanted}"],
+        )
 
 
 def _likely(tensors: Sequence[Tensor]) -> torch.dtype:

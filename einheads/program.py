@@ -22,7 +22,7 @@ from torch import Tensor
 from .candidates import Traits
 from .choices import measured, problem
 from .layout import Layout, layout
-from .operands import Declaration, check_mixture, check_types, input_names, labels
+from .operands import Declaration, check_bias, check_mixture, check_types, input_names, labels
 from .pattern import Pattern, parse
 from .placing import placed
 from .plan import Plan
@@ -309,11 +309,8 @@ def prepare(
 ) -> Prepared:
     """Find or make the program for a call; refuses what does not fit."""
     check_types(declaration, tensors)
-    if not autocasts():
-        check_mixture(declaration, tensors)
-    # What is no text cannot be looked up; `parse` explains it.
-    known = type(declaration.text) is str
-    pattern = cache.pattern(declaration.text) if known else parse(declaration.text)
+    check_mixture(declaration, tensors, cast=autocasts())
+    pattern = cache.pattern(declaration.text)
     operands = tensors if declaration.bias is None else tensors[:-1]
     bound = bind(
         pattern,
@@ -330,8 +327,10 @@ def prepare(
         trains=len(operands) > 2 and trains(tensors),
     )
     bias = None if declaration.bias is None else tuple(declaration.bias.split())
-    text = str(pattern)
-    title = text if declaration.bias is None else f"{text}, plus a bias: {declaration.bias}"
+    title = str(pattern)
+    if bias is not None:
+        check_bias(declaration, bias, bound, tensors[-1])
+        title += f", plus a bias: {declaration.bias}"
     names = input_names(declaration, len(tensors))
     dims = bound.operands if bias is None else (*bound.operands, tuple((name,) for name in bias))
     layouts = tuple(

@@ -7,7 +7,12 @@ matter, since prices rank programs and promise nothing.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from .errors import EinheadsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,7 @@ class Rates:
         cold_result: the same where the result of a stack is beyond the second cache and too few
             numbers are summed to hide the writing.
         cold_wide: the same in long rows.
+        cold_single: as `cold_result`, for a single product.
         cold_operand: a number of the larger operand, where it is beyond the second cache and meets
             too few rows or columns to hide that it is read.
         skinny: a multiply-add of few rows where both operands are stored the other way round.
@@ -116,6 +122,7 @@ class Rates:
     result: float
     cold_result: float
     cold_wide: float
+    cold_single: float
     cold_operand: float
     skinny: float
     vector: float
@@ -129,15 +136,15 @@ class Rates:
     lone: float
 
 
-# Found as by `python -m einheads bench --calibrate`, with two seeds, on one core of a shared server
-# (Intel Xeon with AVX-512 and 2 MiB of second cache, torch 2.13 with MKL), in float32 with one
-# thread: 30,535 timed lowerings of 1,200 random contractions. Those for vectors, and for what is
-# multiplied beyond the cache, were then read off the times of single operations, products with few
-# rows or columns most of all. On the quarter of the contractions that was kept back, the choice
-# takes 1.072 times as long as the fastest lowering in the geometric mean, 2.88 times at worst; a
-# price is typically off by a factor of 1.11. No lowering gathers, so `gathered` and `lone` are
-# estimates.
-CPU = Rates(
+# AVX-512: found as by `python -m einheads bench --calibrate`, with two seeds, on one core of a
+# shared server (Intel Xeon with AVX-512 and 2 MiB of second cache, torch 2.13 with MKL), in float32
+# with one thread: 30,535 timed lowerings of 1,200 random contractions. Those for vectors, and for
+# what is multiplied beyond the cache, were then read off the times of single operations, products
+# with few rows or columns most of all. On the quarter of the contractions that was kept back, the
+# choice takes 1.072 times as long as the fastest lowering in the geometric mean, 2.88 times at
+# worst; a price is typically off by a factor of 1.11. No lowering gathers, so `gathered` and `lone`
+# are estimates.
+AVX512 = Rates(
     view=769.0,
     copy_call=1860.0,
     multiply_call=1080.0,
@@ -179,6 +186,7 @@ CPU = Rates(
     result=0.0433,
     cold_result=0.106,
     cold_wide=0.00397,
+    cold_single=0.0,
     cold_operand=0.108,
     skinny=0.0926,
     vector=0.036,
@@ -188,6 +196,69 @@ CPU = Rates(
     tiny_result=1.28,
     tiny_near=0.253,
     tiny_far=0.677,
+    gathered=1.0,
+    lone=2000.0,
+)
+
+# AVX2 and all others: found in the same way, with the same lessons and 250 more without batch axes,
+# whose results are beyond the second cache, on one core of another shared server (AMD EPYC with
+# AVX2 and 512 KiB of second cache, MKL as well): 39,072 timed lowerings of 1,450 contractions. It
+# was a restless machine, and a price is typically off by a factor of 1.32. On the quarter that was
+# kept back the choice takes 1.144 times as long as the fastest lowering in the geometric mean, 4.72
+# times at worst; with the rates above it would take 1.259 times as long. A single product is slow
+# there to write a large result, and a stack of its parts is not: `cold_single`.
+AVX2 = Rates(
+    view=2250.0,
+    copy_call=4380.0,
+    multiply_call=1720.0,
+    sum_call=4720.0,
+    mm_call=1400.0,
+    linear_call=4020.0,
+    fold_call=277.0,
+    bmm_call=879.0,
+    matmul_call=4020.0,
+    copy_number=0.255,
+    copy_run=3.23,
+    copy_plane=25.7,
+    copy_jump=2.13,
+    copy_strided=1.2,
+    copy_far=0.00832,
+    copy_farther=0.303,
+    copy_page=0.493,
+    copy_collision=1.1,
+    cold=0.147,
+    fresh=0.807,
+    cold_multiply=0.0686,
+    multiply_number=0.185,
+    multiply_strided=0.596,
+    multiply_run=5.77,
+    sum_near=0.44,
+    sum_across=0.0994,
+    sum_strided=2.1,
+    sum_run=10.8,
+    matrix=132.0,
+    multiply_add=0.0312,
+    summed_plain=1.1,
+    summed_dot=0.0334,
+    summed_apart=0.86,
+    summed_crossed=2.15,
+    left_near=0.891,
+    left_far=0.931,
+    right_near=0.105,
+    right_far=0.0664,
+    result=0.104,
+    cold_result=0.228,
+    cold_wide=0.0033,
+    cold_single=0.373,
+    cold_operand=0.16,
+    skinny=0.0556,
+    vector=0.0947,
+    vector_near=0.097,
+    vector_dot=1.4,
+    tiny_matrix=1.58,
+    tiny_result=2.38,
+    tiny_near=0.62,
+    tiny_far=1.5,
     gathered=1.0,
     lone=2000.0,
 )
@@ -240,6 +311,7 @@ CUDA = Rates(
     result=0.0013,
     cold_result=0.0,
     cold_wide=0.0,
+    cold_single=0.0,
     cold_operand=0.0,
     skinny=0.0,
     vector=0.0013,
@@ -255,12 +327,47 @@ CUDA = Rates(
 
 _DEVICES = {"cuda": CUDA}
 
+# The kinds of CPU, and the variable of the environment that names one.
+CPUS = {"avx512": AVX512, "avx2": AVX2}
+CPU_VARIABLE = "EINHEADS_CPU"
+
 
 def rates_for(device: str) -> Rates:
-    """The rates of a device type; those of the CPU for one that nobody has timed.
+    """The rates of a device type; those of this machine's CPU for one that nobody has timed.
 
     Example:
-        >>> rates_for("cpu") is CPU, rates_for("mps") is CPU
+        >>> rates_for("cuda") is CUDA, rates_for("cpu") is rates_for("mps")
         (True, True)
     """
-    return _DEVICES.get(device, CPU)
+    return _DEVICES.get(device) or CPUS[cpu_kind()]
+
+
+@lru_cache(maxsize=1)
+def cpu_kind() -> str:
+    """Whose rates this machine's CPU has: "avx512" if it has such instructions, else "avx2".
+
+    The environment may say otherwise, so that all machines of a cluster choose alike.
+
+    Raises:
+        EinheadsError: the environment names no kind.
+    """
+    told = os.environ.get(CPU_VARIABLE)
+    if not told:
+        return _kind_of(Path("/proc/cpuinfo"))
+    if told not in CPUS:
+        raise EinheadsError(
+            f"{CPU_VARIABLE}={told!r} in the environment is no kind of CPU",
+            notes=[f"write: {' or '.join(f'{CPU_VARIABLE}={kind}' for kind in CPUS)}"],
+        )
+    return told
+
+
+def _kind_of(path: Path) -> str:
+    # Only Linux tells so quickly. A large server needs long to tell of all its cores, so the first
+    # one speaks for them. Elsewhere, as on most computers, there are none.
+    try:
+        with path.open(encoding="utf-8") as lines:
+            flags = next((line for line in lines if line.startswith("flags")), "")
+    except OSError:
+        flags = ""
+    return "avx512" if "avx512f" in flags.split() else "avx2"

@@ -277,7 +277,8 @@ class Schedule:
             if pull.other is not None:
                 other = self.dims(pull.other)
                 layouts = (known, every[places[pull.other]])
-                names = ("g", self.names[pull.other] if pull.other < self.count else "y")
+                called = self.names[pull.other] if pull.other < self.count else "y"
+                names = ("g_" if called == "g" else "g", called)
             found = pulled(bound.pattern, dims, other, self.dims(pull.of), bound.sizes)
             title = f"gradient in {lower.program.title}: {spelled(found)}"
             traits = replace(self.prepared.traits, dense=not free)

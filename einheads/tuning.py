@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress
 from typing import Any
 
 import torch
@@ -270,6 +271,9 @@ def _contraction(request: Request, operands: Sequence[Tensor], watch: Watch) -> 
     # What runs by now is the first one, and wins where nothing is faster.
     tried.sort(key=lambda one: one.steps != before.program.steps)
     calls = [_call(one, request, operands) for one in tried]
+    # torch may lack an operation for a dtype that the others have; what runs by now has run.
+    able = [place == 0 or _able(call) for place, call in enumerate(calls)]
+    tried, calls = list(compress(tried, able)), list(compress(calls, able))
     best = fastest(calls, watch)
     times = race([Racer("best", calls[best]), Racer("before", calls[0])], watch)
     choice = cache.choices.setdefault(request.problem, Choice())
@@ -282,6 +286,14 @@ def _contraction(request: Request, operands: Sequence[Tensor], watch: Watch) -> 
         times.median("before") if best else times.median("best"),
         len(tried),
     )
+
+
+def _able(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except NotImplementedError:
+        return False
+    return True
 
 
 def _call(draft: Draft, request: Request, operands: Sequence[Tensor]) -> Callable[[], object]:

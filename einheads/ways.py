@@ -20,7 +20,7 @@ from .sizes import Dim, Dims
 from .steps import flat
 
 # Ways that are priced so many times higher than the cheapest one are not worth writing down.
-_SLACK = 1.25
+SLACK = 1.25
 
 
 def ways(
@@ -31,9 +31,13 @@ def ways(
     traits: Traits,
     output: Dims | None,
     *,
+    slack: float = SLACK,
     every: bool = False,
 ) -> list[tuple[float, Way]]:
     """The ways worth trying, with their prices, the cheapest first.
+
+    What is written down costs no less than its price here, and more only for what is not seen here:
+    a bias, and a view or two.
 
     Args:
         step: the contraction.
@@ -43,9 +47,11 @@ def ways(
         traits: device, dtype and autocast.
         output: the dimensions that the result has to be brought into; None between two
             contractions.
+        slack: give those that cost so many times as much as the cheapest one, and two views.
         every: give also those that are hopeless.
     """
-    return _Search(step, (left, right), sizes, traits, output, every=every).found()
+    slack = math.inf if every else slack
+    return _Search(step, (left, right), sizes, traits, output, slack).found()
 
 
 class _Operand(NamedTuple):
@@ -74,8 +80,7 @@ class _Search:
         sizes: Mapping[str, int],
         traits: Traits,
         output: Dims | None,
-        *,
-        every: bool,
+        slack: float,
     ) -> None:
         self.step = step
         self.layouts = layouts
@@ -83,7 +88,8 @@ class _Search:
         self.traits = traits
         self.output = output
         self.wanted = () if output is None else flat(output)
-        self.every = every
+        self.slack = slack
+        self.every = slack == math.inf
         self.costs = Costs(rates_for(traits.device), sizes, traits.itemsize)
         # What each operand has besides the contracted axes.
         self.have = step.batch + step.left_axes, step.batch + step.right_axes
@@ -99,22 +105,22 @@ class _Search:
         only = self.elementwise_only()
         if not only:
             self.products()
-        if only or not self.traits.autocast:
+        if only or not (self.traits.autocast or self.traits.narrow):
             self.elementwise()
         self.ways.sort(key=lambda entry: entry[0])
-        return [entry for entry in self.ways if self.every or entry[0] <= self.limit]
+        return [entry for entry in self.ways if entry[0] <= self.limit]
 
     def elementwise_only(self) -> bool:
         step, traits = self.step, self.traits
         if not step.contract:
             return True
-        if traits.device == "cpu" or traits.autocast:
+        if traits.device == "cpu" or traits.autocast or traits.narrow:
             return False
         # Off the CPU, integers have no matrix product, and a stack of 1x1 results is slow as one.
         return traits.integer or bool(step.batch and not step.left_axes and not step.right_axes)
 
     def add(self, price: float, way: Way) -> None:
-        self.limit = min(self.limit, price * _SLACK + 2 * self.costs.rates.view)
+        self.limit = min(self.limit, price * self.slack + 2 * self.costs.rates.view)
         self.ways.append((price, way))
 
     def hopeless(self, price: float) -> bool:
@@ -139,6 +145,9 @@ class _Search:
             dims = tuple((name,) for name in axes)
             lies = combined(dims, left, right, self.sizes)
             price = call + costs.multiply(lies.order, left, right)
+            for layout in self.layouts:
+                inside = [name for name in axes if name in layout.order]
+                price += costs.rates.view * (tuple(inside) != layout.order)
             if step.contract:
                 price += costs.sum(dims, lies, step.contract)
                 lies = contiguous(way.result, self.sizes)
@@ -158,15 +167,11 @@ class _Search:
         contracts = _orders(step.contract, left, right)
         for looped in _subsets(step.left_axes, left):
             own = tuple(name for name in step.left_axes if name not in looped)
-            if looped and self.futile(0, looped, own, contracts):
-                continue
             for others in _subsets(step.right_axes, right):
                 if looped and others:
                     break  # both operands would have to be copied
                 foreign = tuple(name for name in step.right_axes if name not in others)
-                if others and self.futile(1, others, foreign, contracts):
-                    continue
-                self.split((*step.batch, *looped, *others), own, foreign, contracts)
+                self.split(looped + others, own, foreign, contracts)
 
     def futile(self, side: int, looped: Dim, fold: Dim, contracts: Sequence[Dim]) -> bool:
         """Whether to loop over these axes of an operand saves nothing.
@@ -184,26 +189,28 @@ class _Search:
             for contract in contracts
         )
 
-    def split(self, batch: Dim, own: Dim, foreign: Dim, contracts: Sequence[Dim]) -> None:
-        """The ways with these axes in the batch, the rows and the columns."""
-        costs, rates = self.costs, self.costs.rates
-        sizes = costs.count(batch), costs.count(own), costs.count(foreign)
-        count, rows, columns = sizes
+    def split(self, looped: Dim, own: Dim, foreign: Dim, contracts: Sequence[Dim]) -> None:
+        """The ways with these axes of one operand in the batch, and the others folded."""
+        costs, rates, batch = self.costs, self.costs.rates, self.step.batch + looped
+        count, rows, columns = costs.count(batch), costs.count(own), costs.count(foreign)
         summed = self.work // self.count if self.count else 0
-        least = min(rates.tiny_matrix, rates.matrix) * count if batch else 0.0
-        if self.hopeless(least + self.work * rates.multiply_add):
-            return
         call = rates.bmm_call if batch else rates.mm_call
+        least = call + costs.least(count, rows, columns, summed, stacked=bool(batch))
+        if self.hopeless(least):
+            return
+        side = 0 if set(looped).issubset(self.step.left_axes) else 1
+        if looped and self.futile(side, looped, foreign if side else own, contracts):
+            return
         held = [costs.count(tuple(name for name in batch if name in one)) for one in self.have]
         prices: dict[tuple[bool, bool, bool], float] = {}
         for order in self.batches(batch):
             for contract in contracts:
-                for first in self.operand(0, order, own, contract):
-                    if self.hopeless(call + first.price):
+                for first in self.operand(0, order, own, contract, least):
+                    if self.hopeless(least + first.price):
                         continue
-                    for second in self.operand(1, order, foreign, contract):
+                    for second in self.operand(1, order, foreign, contract, least):
                         moved = call + first.price + second.price
-                        if self.hopeless(moved):
+                        if self.hopeless(moved - call + least):
                             continue
                         for swapped in (False, True):
                             one, other = (second, first) if swapped else (first, second)
@@ -240,8 +247,10 @@ class _Search:
     def as_wanted(self, axes: Dim) -> list[Dim]:
         return [tuple(sorted(axes, key=self.wanted.index))] if self.wanted else []
 
-    def operand(self, side: int, batch: Dim, axes: Dim, contract: Dim) -> list[_Operand]:
-        """The forms in which an operand may enter a matrix product.
+    def operand(
+        self, side: int, batch: Dim, axes: Dim, contract: Dim, least: float
+    ) -> list[_Operand]:
+        """The forms in which an operand may enter a matrix product, which costs so much at least.
 
         Its axes are folded in the order in which they lie in its memory, since another order
         copies; if it is to be copied anyway, the order of the output may be better.
@@ -268,16 +277,15 @@ class _Search:
             if not self.every and (self.output is None or len(self.output) == len(self.wanted)):
                 return found
         stack = batch if any(name in have for name in batch) else ()
-        size = self.costs.count((*stack, *axes, *contract))
-        if self.hopeless(views + self.costs.rates.copy_call + size * self.costs.rates.copy_number):
-            return found
+        call = self.costs.rates.copy_call
         for order in dict.fromkeys((fold, *self.as_wanted(axes))):
             for inner in (True, False):
                 target = (*stack, *order, *contract) if inner else (*stack, *contract, *order)
+                if self.hopeless(least + views + call + self.costs.least_copy(target, layout)):
+                    continue
                 price = self.copies.get((side, target))
                 if price is None:
-                    price = self.costs.copy(target, layout) + self.costs.rates.copy_call
-                    self.copies[side, target] = price
+                    price = self.copies[side, target] = self.costs.copy(target, layout) + call
                 found.append(_Operand(views + price, inner, order, False))
         return found
 

@@ -1,5 +1,7 @@
 """What every test shares: one seed, and Hypothesis without a clock or a memory."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
@@ -8,6 +10,10 @@ from hypothesis import settings
 # The same examples at every run: a failure on one machine is a failure on all.
 settings.register_profile("einheads", deadline=None, derandomize=True, database=None)
 settings.load_profile("einheads")
+
+# Which steps are chosen depends on the CPU; what the pages print was chosen for this kind. The
+# commands that tests start are told as well.
+os.environ["EINHEADS_CPU"] = "avx512"
 
 # Tests multiply small tensors, for which threads would only wait for each other.
 torch.set_num_threads(1)

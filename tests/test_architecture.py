@@ -18,7 +18,7 @@ PACKAGE = Path(einheads.__file__).parent
 TORCH_FREE = re.findall(
     r"\w+",
     """
-    errors pattern given sizes layout plan steps rates costs price candidates ways build lower
+    errors pattern given sizes layout plan steps rates costs price candidates ways beam build lower
     source gradients choices unplanned planning placing explain
     """,
 )

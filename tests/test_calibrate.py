@@ -13,7 +13,7 @@ from einheads.__main__ import main
 from einheads.bench import calibrate as calibrate_module
 from einheads.bench import suites
 from einheads.bench.calibrate import RATES, Answer, Lesson, judged, lessons, study, units
-from einheads.rates import CPU, Rates
+from einheads.rates import AVX512, Rates
 from einheads.stopwatch import Watch
 
 
@@ -35,9 +35,9 @@ def test_lessons_are_no_cases_of_a_suite() -> None:
 
 
 def answered(count: int) -> list[Answer]:
-    """Answers whose times follow the rates of the CPU, but for two of them."""
+    """Answers whose times follow the rates of the AVX512, but for two of them."""
     watch = Watch(rounds=1, span=1e-5)
-    truth = replace(CPU, copy_strided=3.0, bmm_call=9000.0)
+    truth = replace(AVX512, copy_strided=3.0, bmm_call=9000.0)
     found = []
     for number, lesson in enumerate(lessons(7 * count, seed=3)):
         if math.prod(lesson.case.sizes.values()) < 20_000 and len(found) < count:
@@ -51,13 +51,13 @@ def answered(count: int) -> list[Answer]:
 def test_a_fit_finds_the_rates_behind_the_times() -> None:
     """Times that follow other rates are learned: the choice loses less, and a rate is found."""
     answers = answered(24)
-    before = [answer.lost(CPU) for answer in answers]
-    found = judged(answers, CPU)
+    before = [answer.lost(AVX512) for answer in answers]
+    found = judged(answers, AVX512)
     after = [answer.lost(found.rates) for answer in answers]
     assert max(before) > 1.05
     assert sum(after) < sum(before)
     assert found.error < 1.25
-    assert found.rates.bmm_call > 1.5 * CPU.bmm_call
+    assert found.rates.bmm_call > 1.5 * AVX512.bmm_call
     assert found.lessons == 24
     assert found.lowerings == sum(len(answer.steps) for answer in answers)
     assert found.worst >= found.fresh >= 1
@@ -66,9 +66,9 @@ def test_a_fit_finds_the_rates_behind_the_times() -> None:
 def test_units_times_rates_are_the_price() -> None:
     """A price is a sum of units times rates, which is what makes it easy to fit."""
     (answer, *_) = answered(1)
-    rates = torch.tensor([getattr(CPU, name) for name in RATES], dtype=torch.float64)
+    rates = torch.tensor([getattr(AVX512, name) for name in RATES], dtype=torch.float64)
     for number in range(len(answer.steps)):
-        assert float(units(answer, number) @ rates) == pytest.approx(answer.price(number, CPU))
+        assert float(units(answer, number) @ rates) == pytest.approx(answer.price(number, AVX512))
 
 
 def test_calibrate_on_the_command_line(
@@ -82,7 +82,7 @@ def test_calibrate_on_the_command_line(
     assert "8 contractions" in out
     namespace: dict[str, object] = {"Rates": Rates}
     exec(out[out.index("# ") :], namespace)
-    assert isinstance(namespace["CPU"], Rates)
+    assert isinstance(namespace["AVX512"], Rates)
 
 
 def small_lessons(count: int) -> list[Lesson]:

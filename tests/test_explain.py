@@ -18,7 +18,7 @@ from einheads.explain.standalone import source_declared
 from einheads.explain.story import Effect, Explanation, Matrices
 from einheads.layout import layout
 from einheads.operands import Declaration
-from einheads.program import program_for
+from einheads.program import prepare, program_for
 from oracle import oracle
 from strategies import random_cases
 
@@ -529,3 +529,30 @@ def test_sizes_that_a_layer_has_otherwise() -> None:
     for tell in (layer.explain, layer.source):
         with pytest.raises(eh.SizeError, match="the layer has 'i' of size 5, not 9"):
             tell(b=3, i=9)
+
+
+def test_a_layer_without_parameters_heeds_its_inputs() -> None:
+    """Bytes, integers: those of what it is called with."""
+    layer = eh.Einsum("b h d -> (h b) d")
+    x = torch.randn(2, 3, 5, dtype=torch.float64)
+    assert layer.explain(x).bytes_copied == eh.explain("b h d -> (h b) d", x).bytes_copied
+    counts = eh.Einsum("b t i -> b", summed="t i")
+    whole = torch.ones(2, 3, 5, dtype=torch.int32)
+    namespace: dict[str, Any] = {}
+    exec(counts.source(whole), namespace)
+    assert namespace["contract"](whole).dtype == counts(whole).dtype == torch.int32
+
+
+def test_what_trains_is_explained_as_it_trains() -> None:
+    """Gradients count in the order of contractions, for a layer and for operands alike."""
+    layer = eh.Einsum("b i, i r, i r o -> b o", i=128, r=2, o=16)
+    x = torch.randn(4, 128)
+    operands = (x, *layer.parameters())
+    told = set()
+    for training in (True, False):
+        with torch.set_grad_enabled(training):
+            runs = prepare(Declaration(layer.pattern), (), operands).lowered.plan
+            for story in (layer.explain(x), eh.explain(layer.pattern, *operands)):
+                assert story.multiply_adds == runs.multiply_adds
+        told.add(runs.multiply_adds)
+    assert len(told) == 2

@@ -706,6 +706,16 @@ class TestCache:
         assert [type(warning.message) for warning in caught] == [RuntimeWarning]
 
 
+def test_half_precision_is_added_up_in_single() -> None:
+    """Products that no half holds have sums that one does."""
+    tiny = torch.full((1, 4096), 1e-4, dtype=torch.float16)
+    found = einheads.einsum("b i, b i -> b", tiny, tiny)
+    torch.testing.assert_close(found, torch.tensor([4.096e-05], dtype=torch.float16))
+    left, right = torch.tensor([[300.0, 300.0]]).half(), torch.tensor([[300.0, -300.0]]).half()
+    assert einheads.einsum("b i, b i -> b", left, right).tolist() == [0.0]
+    assert einheads.einsum("b i, b i ->", left, right).item() == 0.0
+
+
 def test_errors_of_torch_under_autocast_are_its_own() -> None:
     """Mixed dtypes are allowed there, so they are not to blame."""
     x, weight = torch.randn(3, 5, dtype=torch.bfloat16), torch.randn(7, 5, requires_grad=True)

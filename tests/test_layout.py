@@ -71,3 +71,20 @@ def test_elementwise_results_lie_as_torch_lays_them(first: tuple[str, ...], seco
     found = combined(dims, *sides, SIZES)
     product = left * right
     assert found == layout(dims, product.stride(), SIZES)
+
+
+@pytest.mark.parametrize("expanded", ["a", "b", "c", "ab", "bc", "abc"])
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_expanded_axes_do_not_tell_where_they_lie(expanded: str, order: tuple[int, ...]) -> None:
+    """Torch asks the other operand about an axis of stride zero, and so does the layout."""
+    dims = tuple((name,) for name in "abc")
+    left = torch.zeros([1 if name in expanded else SIZES[name] for name in "abc"])
+    left = left.expand([SIZES[name] for name in "abc"])
+    right = torch.zeros([SIZES["abc"[place]] for place in order])
+    right = right.permute([order.index(place) for place in range(3)])
+    sides = [layout(dims, one.stride(), SIZES) for one in (left, right)]
+    assert sides[0].expanded == set(expanded)
+    for first, second in ((0, 1), (1, 0)):
+        product = (left, right)[first] * (left, right)[second]
+        found = combined(dims, sides[first], sides[second], SIZES)
+        assert found == layout(dims, product.stride(), SIZES)

@@ -143,6 +143,22 @@ def test_rows_of_dot_products_are_multiplied_and_summed() -> None:
     assert Bmm in kinds(steps_of("a b, a b -> a", (2, 3), (2, 3), traits=Traits(autocast=True)))
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    "pattern", ["a b, a b -> a", "a b, a b ->", "a b, b -> a", "a c, b c -> a b"]
+)
+def test_narrow_floats_are_added_up_by_a_matrix_product(pattern: str, device: str) -> None:
+    """Products rounded to two bytes would be summed otherwise, or overflow."""
+    sizes, parsed = {"a": 2, "b": 3, "c": 5}, parse(pattern)
+    bound = bind(parsed, [[sizes[name] for name in term.names] for term in parsed.operands])
+    half = Traits(device=device, itemsize=2)
+    for draft in drafts(bound, plan(bound), traits=half):
+        assert Sum not in kinds(draft.steps)
+    # Integers of two bytes are summed as they are.
+    whole = Traits(device=device, itemsize=2, integer=True)
+    assert lower(bound, plan(bound), traits=whole).steps
+
+
 def test_lonely_axes_are_summed_first() -> None:
     """An axis of one operand only is gone before anything is multiplied."""
     assert kinds(steps_of("a b, c b -> c", (2, 3), (5, 3)))[0] is Sum

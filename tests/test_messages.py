@@ -19,6 +19,7 @@ import torch
 
 import einheads
 from einheads import EinheadsError, Einsum, PatternError, SizeError, einsum
+from einheads.rates import cpu_kind
 
 X = torch.randn(2, 3)  # b i
 W = torch.randn(5, 3)  # o i
@@ -60,6 +61,28 @@ def complex_half(x: torch.Tensor) -> torch.Tensor:
         return x.to(torch.complex32)
 
 
+def under_autocast(*operands: torch.Tensor) -> torch.Tensor:
+    """A linear with whatever is wrong with its operands."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return einsum(LINEAR, *operands)
+
+
+def with_bias(*shape: int) -> torch.Tensor:
+    """A layer whose bias somebody has replaced."""
+    made = Einsum(LINEAR, i=3, o=5, bias="o")
+    made.bias = torch.nn.Parameter(torch.zeros(shape))
+    result: torch.Tensor = made(X)
+    return result
+
+
+def on_a_cpu(told: str) -> None:
+    """A process that is told what its CPU is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EINHEADS_CPU", told)
+        # The answer is kept for the whole process: asked anew, and not kept.
+        cpu_kind.__wrapped__()
+
+
 # What the calls in `messages.txt` may use.
 NAMES = {
     "X": X,
@@ -76,6 +99,9 @@ NAMES = {
     "nested": nested,
     "quantized": quantized,
     "complex_half": complex_half,
+    "under_autocast": under_autocast,
+    "with_bias": with_bias,
+    "on_a_cpu": on_a_cpu,
 }
 
 

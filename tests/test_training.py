@@ -5,6 +5,7 @@ tests of gradients with autograd's own backward and with the planned one.
 """
 
 import gc
+import itertools
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -586,6 +587,30 @@ class TestCheckpoint:
         wrong: Any = 1
         with pytest.raises(TypeError, match="checkpoint is True or False, not 1"):
             layer.checkpoint = wrong
+
+
+@pytest.mark.parametrize("names", list(itertools.permutations(("g", "g_", "y", "y1"), 2)))
+def test_weights_of_any_name(names: tuple[str, str]) -> None:
+    """The gradient, which a planned backward calls g, keeps out of their way."""
+    layer = einheads.Einsum(
+        "b i, i r, r o -> b o",
+        i=3,
+        r=2,
+        o=5,
+        names=names,
+        checkpoint=True,
+        bias=None,
+        dtype=torch.float64,
+    )
+    x = leaf(7, 3)
+    first, second = layer.parameters()
+    result = layer(x)
+    assert is_planned(result)
+    gradient = torch.randn(7, 5, dtype=torch.float64)
+    found = torch.autograd.grad(result, (x, first, second), gradient)
+    wanted = torch.autograd.grad(x @ first @ second, (x, first, second), gradient)
+    for one, value in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, value)
 
 
 def test_nothing_is_held_after_a_backward() -> None:

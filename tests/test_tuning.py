@@ -263,6 +263,15 @@ def test_nothing_to_tune() -> None:
     assert str(found) == "nothing tuned: no contraction of einheads was called"
 
 
+def test_what_torch_lacks_is_no_candidate() -> None:
+    """A dtype that only some operations know is tuned among these."""
+    operands = [torch.randn(16, 16).to(torch.float8_e4m3fn) for _ in range(2)]
+    (row,) = einheads.tune("b i, o i -> b o", *operands, progress=False).rows
+    assert row.tried >= 1
+    assert "sum" not in str(row)
+    assert einheads.einsum("b i, o i -> b o", *operands).dtype == torch.float8_e4m3fn
+
+
 def test_under_autocast(clock: Clock) -> None:
     """What is called under autocast is tuned under autocast."""
     layer = einheads.Einsum(HEADS, h=2, i=7, o=11)

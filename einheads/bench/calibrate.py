@@ -22,7 +22,7 @@ from einheads.costs import FRESH_BYTES
 from einheads.layout import Layout, layout
 from einheads.pattern import parse
 from einheads.price import price
-from einheads.rates import Rates, rates_for
+from einheads.rates import Rates, cpu_kind, rates_for
 from einheads.sizes import bind
 from einheads.steps import Steps
 from einheads.stopwatch import Watch, keep_memory
@@ -354,7 +354,7 @@ def tell(watch: Watch, *, progress: bool = True) -> Iterator[str]:
     yield f"#   {found.fresh:.3f} on contractions that were kept back, {found.worst:.2f} at worst"
     yield f"#   {found.seen:.3f} on those of the fit"
     yield f"# a price is typically off by a factor of {found.error:.2f}"
-    yield f"{watch.device.upper()} = Rates("
+    yield f"{(cpu_kind() if watch.device == 'cpu' else watch.device).upper()} = Rates("
     for name, rate in asdict(found.rates).items():
         yield f"    {name}={rate!r},"
     yield ")"

@@ -9,6 +9,7 @@ and arrays have.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
@@ -349,10 +350,13 @@ def strides_of(operands: Sequence[Any]) -> list[Shape | None]:
 def traits_of(operands: Sequence[Any]) -> Traits:
     """What the first operand tells of its device and numbers; float32 on the CPU by default."""
     first = operands[0] if operands else None
+    trains = len(operands) > 2 and any(getattr(one, "requires_grad", False) for one in operands)
     dtype = getattr(first, "dtype", None)
     exact = not (getattr(dtype, "is_floating_point", True) or getattr(dtype, "is_complex", True))
     return Traits(
         device=str(getattr(getattr(first, "device", None), "type", "cpu")),
         itemsize=int(getattr(first, "itemsize", 4)),
         integer=exact or getattr(dtype, "kind", "f") in "iu",
+        # Whoever has a tensor that wants a gradient has imported torch.
+        trains=trains and sys.modules["torch"].is_grad_enabled(),
     )

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from einheads.call import apply
-from einheads.candidates import Traits
 from einheads.errors import EinheadsError, PatternError, kind, nearest
 from einheads.explain import tell
 from einheads.explain.standalone import stand_alone
 from einheads.explain.story import Explanation
-from einheads.explain.subject import Outline, Subject, prepare, shapes_of, strides_of
+from einheads.explain.subject import Outline, Subject, prepare, shapes_of, strides_of, traits_of
 from einheads.functional import einsum
 from einheads.initializers import Fan, Initializer, Roles, fans, fill, fill_bias, orthogonal
 from einheads.operands import Declaration
@@ -326,24 +326,23 @@ class Einsum(nn.Module):
 
     def _subject(self, inputs: Sequence[Any], sizes: dict[str, int]) -> Subject:
         own = [getattr(self, name) for name in self._parameter_names]
-        text, bias, called = self._declaration[:3]
-        itemsize = own[0].element_size() if own else 4
+        text, bias, called, again = self._declaration
+        operands = len(self.declared.pattern.operands)
+        traits = traits_of((*own, *inputs))
+        traits = replace(traits, trains=traits.trains and operands > 2)  # a bias does not count
         check_same(self.sizes, sizes)
-        again = self.checkpoint
         if not inputs:
-            traits = Traits(itemsize=itemsize)
             given = {**self.sizes, **sizes}
             return prepare(Outline(text, given, called, bias, traits=traits, checkpoint=again))
         if len(inputs) != self._inputs:
             self.declared.fail_count(len(inputs))
         every = [*inputs, *own]
-        given = {**dict(self._given), **sizes}
-        traits = Traits(own[0].device.type if own else "cpu", itemsize)
         strides = strides_of(every)
         if bias is not None and len(strides[-1] or ()) != len(bias.split()):
             strides[-1] = None  # stored with unit axes, which the declaration does not have
+        given = {**dict(self._given), **sizes}
         outline = Outline(text, given, called, bias, strides, traits, again)
-        return prepare(outline, shapes_of(every[: len(self.declared.pattern.operands)]))
+        return prepare(outline, shapes_of(every[:operands]))
 
     def _axes(self) -> dict[str, str]:
         """The axes of every parameter, in order."""
