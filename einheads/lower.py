@@ -130,8 +130,9 @@ def _start(
     return _Lowering(plan, output, bound.needed, traits or Traits(), bias, build, values)
 
 
-# How many of the likeliest choices are written down and priced exactly.
-_WRITTEN = 4
+# How many of the likeliest choices are written down and priced exactly at most: without a bias, and
+# with one, which the search has not seen. Prices of a single contraction are less rough: two do.
+_WRITTEN, _WITH_BIAS = 3, 4
 # How many there are for somebody who measures them all.
 _WIDE = 32
 
@@ -155,10 +156,12 @@ class _Lowering:
 
     def lower(self) -> Steps:
         # Without a bias, the last contraction comes to what it is said to.
-        slack = SLACK if self.bias else 1.0
+        slack, most = 1.0, min(1 + len(self.plan.contractions), _WRITTEN)
+        if self.bias is not None:
+            slack, most = SLACK, _WITH_BIAS
         best: Draft | None = None
         every = schedules(self.plan, self.layouts, self.traits, self.output, slack=slack)
-        for cost, chosen in every[:_WRITTEN]:
+        for cost, chosen in every[:most]:
             if best is not None and best.price <= cost:
                 break  # rough prices leave out, and add nothing
             draft = self.written(chosen)
