@@ -35,10 +35,11 @@ class Run:
     @property
     def label(self) -> str:
         """Where and with what it ran."""
+        name = str(self.machine["processor"]).replace("(R)", "").removesuffix(" Processor")
         if self.machine["device"] != "cpu":
-            return str(self.machine["device"])
+            return name
         count = self.result["threads"]
-        return f"{self.machine['device'].upper()}, {count} thread{'s' * (count != 1)}"
+        return f"{name}, {count} thread{'s' * (count != 1)}"
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -243,7 +244,7 @@ def heads(folder: Path = FOLDER) -> str:
         "einheads",
     ]
     told = table(titles, rows)
-    where = f"{run.machine['processor']}, {run.label}, {run.machine['dtype']}"
+    where = f"{run.label}, {run.machine['dtype']}"
     return (
         f"{told}\n\nMicroseconds for one call; {where}, torch {run.machine['versions']['torch']}."
     )

@@ -40,6 +40,9 @@ class Pull:
 def pulls(plan: Plan, needs: Sequence[bool], *, bias: bool = False) -> tuple[Pull, ...]:
     """The gradients that have to be made, in an order in which each finds what it reads.
 
+    Of the two of a contraction, that of an operand comes first: when it has read an inner value,
+    this is let go before the gradient of another one is made.
+
     Example:
         >>> from einheads.pattern import parse
         >>> from einheads.plan import plan
@@ -47,8 +50,8 @@ def pulls(plan: Plan, needs: Sequence[bool], *, bias: bool = False) -> tuple[Pul
         >>> low_rank = plan(bind(parse("b i, i r, r o -> b o"), [(8, 64), (64, 4), (4, 32)]))
         >>> for pull in pulls(low_rank, [False, True, True]):
         ...     print(pull)
-        Pull(of=3, result=4, other=2)
         Pull(of=2, result=4, other=3)
+        Pull(of=3, result=4, other=2)
         Pull(of=1, result=3, other=0)
 
     Args:
@@ -63,7 +66,7 @@ def pulls(plan: Plan, needs: Sequence[bool], *, bias: bool = False) -> tuple[Pul
     found = [Pull(BIAS, last, None)] if bias else []
     for place, step in reversed(list(enumerate(plan.contractions))):
         result = len(plan.operands) + place
-        for of, other in ((step.left, step.right), (step.right, step.left)):
+        for of, other in sorted(((step.left, step.right), (step.right, step.left))):
             if wanted[of]:
                 found.append(Pull(of, result, other))
     return tuple(found)

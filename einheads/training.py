@@ -201,6 +201,7 @@ class Schedule:
                 ]
                 inner = self.again(*kept[: self.count], *spare, *self.extra)
             values.update(zip(self.inner, inner, strict=True))
+            del inner  # what is made again is let go as soon as it has been read
         gradients = {self.last: gradient}
         key = gradient.is_contiguous() or gradient.stride()
         tasks = self.tasks.get(key)

@@ -172,7 +172,7 @@ def test_page_of_benchmarks_names_goal_mean_worst_and_limit(
     """Whatever the files hold."""
     page = hooks.races.benchmarks(hooks.figure, folder)
     assert "## few: why\n\nGoal: the aim." in page
-    assert "### few, CPU, 1 thread" in page
+    assert "### few, A, B, 1 thread" in page
     assert "| loop | 1.00 | 0.50 | lost | 2 |" in page
     assert "| won | 2.00 | 25% | 2.00 |" in page
     assert "reaches 25% in the median, from 25% to 25%" in page

@@ -456,6 +456,9 @@ class TestCost:
                 assert pull.result in known
                 known.add(pull.of)
             assert [value in known for value in range(4)] == needs
+        order = [pull.of for pull in pulls(chain, [True] * 4)]
+        # What reads an inner value goes before the gradient of another one.
+        assert order == [3, 5, 2, 4, 0, 1]
 
 
 class TestChoice:

@@ -128,6 +128,7 @@ GOALS: Mapping[str, tuple[Goal, ...]] = {
     "memory": (
         Goal(("peak / (output + copies)",), 1.0, "most"),
         Goal(("peak / all values",), 1.0, "most"),
+        Goal(("inner results in a backward",), 1.0, "most"),
     ),
     "copies": (Goal(("seen",), 0.0, "most", beyond="declared"),),
 }

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from einheads.call import apply
 from einheads.choices import told
 from einheads.functional import einsum
 from einheads.operands import Declaration
@@ -143,17 +144,33 @@ def memory(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Row:
         for number, step in enumerate(steps.steps, first)
         if not isinstance(step, views) or number in steps.copies
     ]
-    return Row(
-        case,
-        {
-            "peak, kB": peak / 1e3,
-            "output, kB": output / 1e3,
-            "copies, kB": copied / 1e3,
-            "peak / (output + copies)": peak / max(output + copied, 1),
-            "peak / all values": peak / max(_bytes(steps, made, case, dtype), 1),
-        },
-        notes={"chosen": told(steps)},
-    )
+    numbers = {
+        "peak, kB": peak / 1e3,
+        "output, kB": output / 1e3,
+        "copies, kB": copied / 1e3,
+        "peak / (output + copies)": peak / max(output + copied, 1),
+        "peak / all values": peak / max(_bytes(steps, made, case, dtype), 1),
+    }
+    inner = [_bytes(steps, [number], case, dtype) for number in steps.products[:-1]]
+    if inner:
+        beyond = _backward(case, operands, watch)
+        numbers["inner results in a backward"] = beyond / max(inner)
+    return Row(case, numbers, notes={"chosen": told(steps)})
+
+
+def _backward(case: Case, operands: Sequence[Tensor], watch: Watch) -> int:
+    """Bytes that a backward with `checkpoint=True` holds at most beside the gradients."""
+    declaration = Declaration(case.pattern, checkpoint=True)
+    leaves = [operand.detach().requires_grad_() for operand in operands]
+
+    def result() -> Tensor:
+        return apply(declaration, (), *leaves)
+
+    gradient = torch.randn_like(result())
+    torch.autograd.grad(result(), leaves, gradient)  # planning is not what is looked at
+    forward = result()
+    peak = _peak(lambda: torch.autograd.grad(forward, leaves, gradient), watch)
+    return peak - sum(leaf.nbytes for leaf in leaves)
 
 
 def copies(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Row:
@@ -207,7 +224,7 @@ def _bytes(steps: Steps, numbers: Sequence[int], case: Case, dtype: torch.dtype)
     return sum(elements(steps.dims(number), case.sizes) for number in numbers) * dtype.itemsize
 
 
-def _peak(call: Callable[[], Tensor], watch: Watch) -> int:
+def _peak(call: Callable[[], object], watch: Watch) -> int:
     """Bytes allocated at most while a call runs, its result included."""
     if watch.device == "cuda":
         torch.cuda.synchronize()

@@ -322,10 +322,11 @@ def suites() -> dict[str, Suite]:
         ),
         Suite(
             "memory",
-            "the most memory a forward holds",
+            "the most memory a forward or a backward holds",
             "memory",
-            "at most the output and the declared copies",
-            (*HEADS[:4], *attention[:6], *factorized[:6], *drawn[:10]),
+            "at most the output and the declared copies; in a backward with `checkpoint=True`, one "
+            "inner result beside the gradients",
+            (*HEADS[:4], *attention[:6], *factorized, *drawn[:10]),
         ),
         Suite(
             "copies",
