@@ -18,7 +18,8 @@ from .steps import flat
 # Facts about machines and libraries that no fit can tell: vectors of 16 numbers, caches of 512 and
 # 8192 lines that are half full, pages and how many of them stay known, memory that comes fresh from
 # the system from 32 MiB on; few rows, long rows, how many summed numbers hide that a result is
-# written, how many results hide that sums wait, and how many that they are added to a vector.
+# written, how many results hide that sums wait, and how many that they are added to a vector. They
+# are those of a CPU with AVX-512; the rates for AVX2 fit no better with others.
 _VECTOR = 16
 _L1_LINES, _L2_LINES = 512, 8192
 _SKINNY, _WIDE, _HIDDEN, _WAITING, _SHORT = 8, 512, 32, 512, 64
@@ -290,7 +291,8 @@ class Costs:
         else:
             each = (rates.matrix if stacked else 0.0) + rows * columns * rates.result
             if rows == 1 or columns == 1:
-                each += work * min(rates.vector, rates.vector_near)
+                # Seen from one side it is a vector, from the other one column of a matrix.
+                each += work * min(rates.vector, rates.vector_near, _VECTOR * rates.multiply_add)
             else:
                 each += work * rates.multiply_add
         return batch * each * self.scale
