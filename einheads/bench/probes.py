@@ -24,7 +24,7 @@ from einheads.functional import einsum
 from einheads.operands import Declaration
 from einheads.program import cache, program_for
 from einheads.steps import Diagonal, Expand, Linear, Permute, Reshape, Steps, elements
-from einheads.stopwatch import Racer, Times, Watch, race
+from einheads.stopwatch import Racer, Watch, race
 
 from .agreement import agree, reference
 from .cases import Case
@@ -97,36 +97,36 @@ def planning(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Ro
     )
 
 
+# Both imports in one process: torch takes seconds on some machines, never twice the same.
+_IMPORTS = """
+import time
+start = time.perf_counter()
+import torch
+middle = time.perf_counter()
+import einheads
+print(middle - start, time.perf_counter() - middle)
+"""
+
+
 def start(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Row:  # noqa: ARG001
     """Milliseconds until a new Python has imported einheads, or explained a pattern."""
     sizes = [f"{axis}={size}" for axis, size in case.sizes.items()]
-    commands = {
-        "torch": ["-c", "import torch"],
-        "einheads": ["-c", "import torch, einheads"],
-        "explain": ["-m", "einheads", "explain", case.pattern, *sizes],
-    }
+    found: list[tuple[float, float, float]] = []
+    for _ in range(1 + watch.rounds):
+        imports = _run("-c", _IMPORTS).split()
+        now = time.perf_counter()
+        _run("-m", "einheads", "explain", case.pattern, *sizes)
+        found.append((float(imports[0]), float(imports[1]), time.perf_counter() - now))
+    # The first time, files are read that later ones find in memory.
+    told = [1e3 * statistics.median(column) for column in zip(*found[1:], strict=True)]
+    names = ("import torch, ms", "import einheads above, ms", "explain in all, ms")
+    return Row(case, dict(zip(names, told, strict=True)))
 
-    def begin(name: str) -> None:
-        command = [sys.executable, *commands[name]]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own words
 
-    found: dict[str, list[float]] = {name: [] for name in commands}
-    for name in commands:
-        begin(name)  # so that all files have been read once
-    for _ in range(watch.rounds):
-        for name, seconds in found.items():
-            now = time.perf_counter()
-            begin(name)
-            seconds.append(time.perf_counter() - now)
-    times = Times(found)
-    return Row(
-        case,
-        {
-            "import torch, ms": times.median("torch") * 1e3,
-            "import einheads above, ms": times.difference("einheads", "torch") * 1e3,
-            "explain in all, ms": times.median("explain") * 1e3,
-        },
-    )
+def _run(*words: str) -> str:
+    command = [sys.executable, *words]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+    return done.stdout
 
 
 def memory(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Row:
