@@ -364,7 +364,11 @@ def test_interrupt_during_training_ends_cleanly(
 
 def test_interrupt_of_the_process_leaves_no_traceback() -> None:
     """The signal of a real Ctrl-C ends a real run."""
-    code = "import sys; from einheads import demo; sys.exit(demo.run(steps=10**6, device='cpu'))"
+    # What a shell starts in the background ignores the signal, and so do all its children.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from einheads import demo; sys.exit(demo.run(steps=10**6, device='cpu'))"
+    )
     with subprocess.Popen(
         [sys.executable, "-u", "-c", code],
         cwd=ROOT,
@@ -376,7 +380,10 @@ def test_interrupt_of_the_process_leaves_no_traceback() -> None:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("text: ")
         process.send_signal(signal.SIGINT)
-        _, complaint = process.communicate(timeout=60)
+        try:
+            _, complaint = process.communicate(timeout=60)
+        finally:
+            process.kill()  # or the test would wait for it for ever
     # Where the signal meets `exec` of a text, as in the making of a dataclass, Python remembers it
     # and ends itself by it; shells report both endings as 130.
     assert process.returncode in {130, -signal.SIGINT}
