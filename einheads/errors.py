@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 Span = tuple[int, int]
 
@@ -78,6 +78,25 @@ def carets(spans: Sequence[Span], text: str = "") -> str:
         ("^" if place in marked else " ") * _width(text[place : place + 1])
         for place in range(max(marked, default=-1) + 1)
     )
+
+
+def so_far(sizes: Mapping[str, int], *without: str) -> list[str]:
+    """A note of the sizes that are known, but for those of axes that `...` stands for.
+
+    Example:
+        >>> so_far({"...1": 7, "b": 2, "i": 3}), so_far({"b": 2}, "b")
+        (['so far: b=2, i=3'], [])
+
+    Args:
+        sizes: by axis.
+        *without: axes to leave out.
+    """
+    known = [
+        f"{name}={size}"
+        for name, size in sizes.items()
+        if name not in without and not name.startswith("...")
+    ]
+    return [f"so far: {', '.join(known)}"] if known else []
 
 
 def count(number: int, noun: str) -> str:

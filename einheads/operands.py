@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from .errors import SizeError, kind
+from .errors import SizeError, kind, so_far
 from .pattern import parse
 from .sizes import Bound
 
@@ -124,12 +124,11 @@ def check_bias(declaration: Declaration, bias: Sequence[str], bound: Bound, tens
     wanted = tuple(bound.sizes[name] for name in bias)
     shape = tuple(tensor.shape)
     if shape != wanted:
-        sizes = ", ".join(f"{name}={size}" for name, size in bound.sizes.items())
         raise SizeError(
             f"{_label(declaration, len(bound.operands))} has shape {shape}, but is declared as "
             f"'{' '.join(bias)}'",
             declaration.text,
-            notes=[f"so far: {sizes}", f"write: a parameter of shape {wanted}"],
+            notes=[*so_far(bound.sizes), f"write: a parameter of shape {wanted}"],
         )
 
 

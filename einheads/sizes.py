@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
-from .errors import SizeError, Span, count, listed
+from .errors import SizeError, Span, count, listed, so_far
 from .given import MOST, checked, fail_output, fix_spaces
 from .pattern import Axis, Dots, Group, Item, Pattern, Term, Unit
 
@@ -286,7 +286,7 @@ class _Binder:
                 f"the result would have {math.prod(sizes)} numbers, more than any tensor",
                 self.pattern.text,
                 [self.pattern.output.span],
-                [*self.so_far(), "write: smaller sizes"],
+                [*so_far(self.sizes), "write: smaller sizes"],
             )
 
     def dims(self, items: Sequence[Item], dotted: Sequence[str]) -> Dims:
@@ -297,14 +297,6 @@ class _Binder:
             else:
                 dims.append(Term((item,), item.span).names)
         return tuple(dims)
-
-    def so_far(self, *without: str) -> list[str]:
-        known = [
-            f"{name}={size}"
-            for name, size in self.sizes.items()
-            if name not in without and not name.startswith("...")
-        ]
-        return [f"so far: {', '.join(known)}"] if known else []
 
     def fail_clash(self, name: str, size: int, here: _Origin) -> NoReturn:
         known, origin = self.sizes[name], self.origins[name]
@@ -319,7 +311,7 @@ class _Binder:
             f"axis '{name}' has two sizes: {known} ({origin}) and {size} ({here})",
             self.pattern.text,
             [span for span in (origin.span, here.span) if span is not None],
-            [*self.so_far(name), fix],
+            [*so_far(self.sizes, name), fix],
         )
 
     def fail_dots(self, name: str, here: _Origin, size: int) -> NoReturn:
@@ -330,13 +322,13 @@ class _Binder:
             self.pattern.text,
             spans,
             [
-                *self.so_far(),
+                *so_far(self.sizes),
                 "sizes under '...' are aligned at the right, and have to be equal or 1",
             ],
         )
 
     def fail_composite(self, group: Group, sentence: str, fix: str) -> NoReturn:
-        raise SizeError(sentence, self.pattern.text, [group.span], [*self.so_far(), fix])
+        raise SizeError(sentence, self.pattern.text, [group.span], [*so_far(self.sizes), fix])
 
     def fail_count(self) -> NoReturn:
         operands = self.pattern.operands

@@ -271,7 +271,7 @@ def _contraction(request: Request, operands: Sequence[Tensor], watch: Watch) -> 
     # What runs by now is the first one, and wins where nothing is faster.
     tried.sort(key=lambda one: one.steps != before.program.steps)
     calls = [_call(one, request, operands) for one in tried]
-    # torch may lack an operation for a dtype that the others have; what runs by now has run.
+    # What runs by now has run.
     able = [place == 0 or _able(call) for place, call in enumerate(calls)]
     tried, calls = list(compress(tried, able)), list(compress(calls, able))
     best = fastest(calls, watch)
@@ -289,6 +289,7 @@ def _contraction(request: Request, operands: Sequence[Tensor], watch: Watch) -> 
 
 
 def _able(call: Callable[[], object]) -> bool:
+    """Whether torch has the operations of a candidate for its dtype: float8 has no sum, say."""
     try:
         call()
     except NotImplementedError:

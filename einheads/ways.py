@@ -209,8 +209,8 @@ class _Search:
                     if self.hopeless(least + first.price):
                         continue
                     for second in self.operand(1, order, foreign, contract, least):
-                        moved = call + first.price + second.price
-                        if self.hopeless(moved - call + least):
+                        copies = first.price + second.price
+                        if self.hopeless(least + copies):
                             continue
                         for swapped in (False, True):
                             one, other = (second, first) if swapped else (first, second)
@@ -227,7 +227,7 @@ class _Search:
                                     stacked=bool(batch),
                                     different=(held[swapped], held[not swapped]),
                                 )
-                            price = moved + prices[key]
+                            price = call + copies + prices[key]
                             if self.hopeless(price):
                                 continue
                             # Among equals: as it is written.

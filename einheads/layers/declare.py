@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from einheads.errors import PatternError, SizeError, count, kind, listed, nearest
+from einheads.errors import PatternError, SizeError, count, kind, listed, nearest, so_far
 from einheads.given import MOST, checked, fail_output, fix_spaces
 from einheads.pattern import Axis, Pattern, Term, parse
 
@@ -215,8 +215,7 @@ def _fail_missing(
     pattern: Pattern, missing: Mapping[str, Term], sizes: Mapping[str, int]
 ) -> NoReturn:
     terms = list(dict.fromkeys(str(term) for term in missing.values()))
-    known = [f"{name}={size}" for name, size in sizes.items()]
-    notes = [f"so far: {', '.join(known)}"] if known else []
+    notes = so_far(sizes)
     others = [name for name in pattern.names if name not in missing]
     meant = [meant for name in missing if (meant := _meant(name, others))]
     notes += [f"did you mean {listed([repr(name) for name in meant])}?"] if meant else []
