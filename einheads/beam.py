@@ -26,6 +26,7 @@ def schedules(
     *,
     width: int = 8,
     slack: float = SLACK,
+    cautious: bool = False,
 ) -> list[tuple[float, tuple[Way, ...]]]:
     """The likeliest ways to go through the contractions, with rough prices, the cheapest first.
 
@@ -39,7 +40,11 @@ def schedules(
         output: the dimensions of the result; None if it may have any order.
         width: how many choices are followed.
         slack: how many times the price of the cheapest way the last contraction may cost.
+        cautious: whether a single contraction is left to what `torch.einsum` does, unless another
+            way is clearly cheaper.
     """
+    cautious = cautious and len(plan.contractions) == 1
+
     beam: list[_Entry] = [(0.0, (), list(layouts))]
     for place, step in enumerate(plan.contractions):
         final = place == len(plan.contractions) - 1
@@ -52,7 +57,9 @@ def schedules(
                 seen[pair] = [
                     # Nobody asks how the last result lies.
                     (price, way, () if final else (made(way, *pair, plan.sizes),))
-                    for price, way in ways(step, *pair, plan.sizes, traits, wanted, slack=margin)
+                    for price, way in ways(
+                        step, *pair, plan.sizes, traits, wanted, slack=margin, cautious=cautious
+                    )
                 ]
             found += [
                 (before + price, (*chosen, way), [*known, *lies]) for price, way, lies in seen[pair]

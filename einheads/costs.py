@@ -14,23 +14,26 @@ from .layout import Layout
 from .rates import Rates
 from .sizes import Dim, Dims
 from .steps import flat
+from .walks import Walks
 
 # Facts about machines and libraries that no fit can tell: vectors of 16 numbers, caches of 512 and
 # 8192 lines that are half full, pages and how many of them stay known, memory that comes fresh from
 # the system from 32 MiB on; few rows, long rows, how many summed numbers hide that a result is
 # written, how many results hide that sums wait, and how many that they are added to a vector. They
-# are those of a CPU with AVX-512; the rates for AVX2 fit no better with others.
+# are those of a CPU with AVX-512; other ones fit AVX2 no better. That CPU alone showed two more:
+# how few columns BLAS multiplies badly, and how much a third cache holds that others use as well.
 _VECTOR = 16
 _L1_LINES, _L2_LINES = 512, 8192
 _SKINNY, _WIDE, _HIDDEN, _WAITING, _SHORT = 8, 512, 32, 512, 64
 _L2_BYTES = 1 << 20
 FRESH_BYTES = 1 << 25
 _PAGE, _PAGES = 4096, 1024
+_FEW, _HELD_BYTES = 12, 1 << 22
 # Below this many multiply-adds for a matrix, torch's own loops replace BLAS in a stack.
 _TINY = 400
 
 
-class Costs:
+class Costs(Walks):
     """What single operations cost on one device, for axes of these sizes.
 
     Args:
@@ -40,71 +43,10 @@ class Costs:
     """
 
     def __init__(self, rates: Rates, sizes: Mapping[str, int], itemsize: int) -> None:
+        super().__init__(sizes)
         self.rates = rates
-        self.sizes = sizes
         self.itemsize = itemsize
         self.scale = itemsize / 4
-        self._strides: dict[Layout, dict[str, int]] = {}
-
-    def count(self, dim: Dim) -> int:
-        """The size of a folded dimension."""
-        sizes, count = self.sizes, 1
-        for name in dim:
-            count *= sizes[name]
-        return count
-
-    def strides(self, layout: Layout) -> dict[str, int]:
-        """The strides of a value, as if it were dense; axes inside of the unit one are expanded."""
-        found = self._strides.get(layout)
-        if found is None:
-            found = {}
-            place = layout.order.index(layout.unit) + 1 if layout.unit else len(layout.order)
-            step = 1 if layout.unit else 2
-            for name in reversed(layout.order[:place]):
-                found[name] = step
-                step *= self.sizes[name]
-            self._strides[layout] = found
-        return found
-
-    def walk(self, order: Dim, layout: Layout) -> list[tuple[int, int]]:
-        """Size and stride of the loops through a value, the outermost first, neighbors joined."""
-        sizes, strides = self.sizes, self.strides(layout)
-        loops: list[tuple[int, int]] = []
-        outer, before = 1, -1
-        for name in order:
-            size = sizes[name]
-            if size == 1:
-                continue
-            step = strides.get(name, 0)
-            if step * size == before:
-                outer *= size
-                loops[-1] = outer, step
-            else:
-                outer = size
-                loops.append((size, step))
-            before = step
-        return loops
-
-    def walk_both(
-        self, order: Dim, left: Layout, right: Layout
-    ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-        """The loops through two values at once; `walk`, spelled out, is asked much more often."""
-        first, second = self.strides(left), self.strides(right)
-        every: tuple[list[tuple[int, int]], list[tuple[int, int]]] = [], []
-        outer, before = 1, (-1, -1)
-        for name in order:
-            size = self.sizes[name]
-            if size == 1:
-                continue
-            steps = first.get(name, 0), second.get(name, 0)
-            joins = (steps[0] * size, steps[1] * size) == before
-            outer = outer * size if joins else size
-            for loops, step in zip(every, steps, strict=True):
-                if joins:
-                    loops.pop()
-                loops.append((outer, step))
-            before = steps
-        return every
 
     def copy(self, order: Dim, layout: Layout) -> float:
         """A copy into this order of axes, without the call."""
@@ -164,6 +106,11 @@ class Costs:
             cost += rates.copy_page * min(1.0, math.log2(pages / _PAGES) / 4)
         if step * self.itemsize % _PAGE == 0 and size > _VECTOR:
             cost += rates.copy_collision
+        held = self.itemsize
+        for inner, step in loops:
+            held *= inner if step else 1
+        if held > _HELD_BYTES:
+            cost += rates.copy_waiting * min(1.0, math.log2(held / _HELD_BYTES))
         return cost
 
     def moved(self, count: int) -> float:
@@ -206,8 +153,8 @@ class Costs:
             cost = count * rates.sum_near + count / size * rates.sum_run
         elif len(loops) == 1 and outer and strides.get(outer[-1], 0) == 1:
             # Whole vectors of columns are added, unless there are two loops to add over.
-            width = self.sizes[outer[-1]]
-            cost = count * rates.sum_across + count / (size * width) * rates.sum_run
+            width = self.walk(outer, layout)[-1][0]
+            cost = count * rates.sum_across + count / (size * width) * rates.sum_plane
             cost += count / width * rates.sum_run * 0.1
         else:
             cost = count * rates.sum_strided
@@ -258,6 +205,7 @@ class Costs:
         else:
             padded = rows * -(-columns // _VECTOR) * _VECTOR
             each += padded * contract * rates.multiply_add
+            each += rows * self.narrow(columns, contract, left, right)
             if padded < _WAITING:
                 each += contract * (1 - padded / _WAITING) * self.waiting(columns, left, right)
             if right and not left and rows < _SKINNY:
@@ -269,16 +217,7 @@ class Costs:
         each += rows * columns * rates.result
         cost = batch * each
         cost += self.fetched(batch, rows, columns, contract, different)
-        made = batch * rows * columns
-        if made * self.itemsize > _L2_BYTES and not stacked:
-            cost += made * rates.cold_single
-        elif made * self.itemsize > _L2_BYTES and contract < _HIDDEN:
-            shown = made * (1 - contract / _HIDDEN)
-            cost += shown * rates.cold_result
-            if columns > _WIDE and not right:
-                cost += shown * rates.cold_wide
-        if made * self.itemsize >= FRESH_BYTES:
-            cost += made * rates.fresh
+        cost += self.written(batch, rows, columns, contract, right=right, stacked=stacked)
         return cost * self.scale
 
     def least(self, batch: int, rows: int, columns: int, contract: int, *, stacked: bool) -> float:
@@ -332,6 +271,52 @@ class Costs:
         # Of what is not much larger than the cache, a part is still there.
         beyond = min(1.0, math.log2(read * self.itemsize / _L2_BYTES) / 2)
         return shown * beyond * self.rates.cold_operand
+
+    def narrow(
+        self,
+        columns: int,
+        contract: int,
+        left: bool | None,  # noqa: FBT001
+        right: bool | None,  # noqa: FBT001
+    ) -> float:
+        """What it adds to a row of the left matrix that the columns do not fill vectors."""
+        rates = self.rates
+        if columns >= _FEW:
+            # What is left of the last vector is multiplied in pieces, each half of the one before.
+            return contract * max(0, (columns % _VECTOR).bit_count() - 1) * rates.ragged
+        if left and right:
+            return columns * (contract * rates.few_dots + rates.few_dot)
+        crossed = columns * rates.few_crossed if right else 0.0
+        return contract * (-(-columns // 8) * rates.few + crossed)
+
+    def written(
+        self,
+        batch: int,
+        rows: int,
+        columns: int,
+        contract: int,
+        *,
+        right: bool | None,
+        stacked: bool,
+    ) -> float:
+        """What it costs that the result of a product does not stay in the caches."""
+        rates, made, cost = self.rates, batch * rows * columns, 0.0
+        size = made * self.itemsize
+        if size > _L2_BYTES and not stacked:
+            cost += made * rates.cold_single
+        elif size > _L2_BYTES and contract < _HIDDEN:
+            shown = made * (1 - contract / _HIDDEN)
+            cost += shown * rates.cold_result
+            if columns > _WIDE and not right:
+                cost += shown * rates.cold_wide
+        if size > _HELD_BYTES:
+            beyond = min(1.0, math.log2(size / _HELD_BYTES))
+            cost += beyond * (made * rates.cold_made + batch * rows * rates.cold_row)
+            if beyond == 1.0 and rows * columns * self.itemsize > _HELD_BYTES:
+                cost += made * rates.cold_matrix
+        if size >= FRESH_BYTES:
+            cost += made * rates.fresh
+        return cost
 
     def waiting(self, columns: int, left: bool | None, right: bool | None) -> float:  # noqa: FBT001
         """A step along the summed axes, in a product too small to hide that it waits."""

@@ -160,7 +160,14 @@ class _Lowering:
         if self.bias is not None:
             slack, most = SLACK, _WITH_BIAS
         best: Draft | None = None
-        every = schedules(self.plan, self.layouts, self.traits, self.output, slack=slack)
+        every = schedules(
+            self.plan,
+            self.layouts,
+            self.traits,
+            self.output,
+            slack=slack,
+            cautious=self.bias is None and self.output is not None,
+        )
         for cost, chosen in every[:most]:
             if best is not None and best.price <= cost:
                 break  # rough prices leave out, and add nothing

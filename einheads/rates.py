@@ -8,133 +8,11 @@ matter, since prices rank programs and promise nothing.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from .errors import EinheadsError
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Nanoseconds for one unit of each kind of work, for numbers of four bytes.
-
-    Attributes:
-        view: a call that only makes a view.
-        copy_call: a call that copies.
-        multiply_call: an elementwise product or sum of two tensors.
-        sum_call: a sum over axes.
-        mm_call: a product of two matrices.
-        linear_call: the same by `F.linear`.
-        fold_call: what it adds to both that the left one has several dimensions of rows.
-        bmm_call: a product of two stacks of matrices.
-        matmul_call: the same for stacks of several dimensions.
-        copy_number: a number that is copied in a run.
-        copy_run: a run: the innermost loop of a copy.
-        copy_plane: the two innermost loops of a copy.
-        copy_jump: a run in a copy that does not fit into the second cache.
-        copy_strided: a number that is read alone, at a distance from the one before.
-        copy_far: the same, if its line of memory will have left the first cache when the next
-            number of it is wanted.
-        copy_farther: the same for the second cache.
-        copy_page: the same, if so many pages are touched meanwhile that their addresses are gone.
-        copy_collision: the same, if the lines share a set of the first cache.
-        cold: a number that is copied or multiplied beyond what the second cache holds.
-        fresh: a number written to memory that the system hands out page by page.
-        cold_multiply: what it adds that the number is multiplied, not copied.
-        multiply_number: a number of an elementwise product.
-        multiply_strided: the same where an operand is read at a distance.
-        multiply_run: the innermost loop of an elementwise product.
-        sum_near: a number that is summed along the innermost axis.
-        sum_across: a number that is summed along another axis, many columns at once.
-        sum_strided: a number that is summed alone.
-        sum_run: the innermost loop of a sum.
-        matrix: a matrix product of a stack.
-        multiply_add: a multiply-add, with the columns rounded up to whole vectors.
-        summed_plain: a step along the summed axes of a product of few rows and columns, where each
-            addition waits for the one before; the left matrix stored with the summed axes
-            innermost, the right one with the columns.
-        summed_dot: the same, the summed axes innermost in both.
-        summed_apart: the same, the summed axes innermost in neither.
-        summed_crossed: the same, the summed axes innermost in the right matrix only.
-        left_near: a number of the left matrix, stored with the summed axes innermost.
-        left_far: the same, stored with the rows innermost.
-        right_near: a number of the right matrix, stored with the summed axes innermost.
-        right_far: the same, stored with the columns innermost.
-        result: a number of the resulting matrix.
-        cold_result: the same where the result of a stack is beyond the second cache and too few
-            numbers are summed to hide the writing.
-        cold_wide: the same in long rows.
-        cold_single: as `cold_result`, for a single product.
-        cold_operand: a number of the larger operand, where it is beyond the second cache and meets
-            too few rows or columns to hide that it is read.
-        skinny: a multiply-add of few rows where both operands are stored the other way round.
-        vector: a number of a matrix that is multiplied with a vector, as is the single row of a
-            matrix in a stack; stored with the summed axes outermost.
-        vector_near: the same, stored with the summed axes innermost.
-        vector_dot: each dot product then; else each step along the summed axes, for a short result.
-        tiny_matrix: a product that is so small that torch's own loops compute it.
-        tiny_result: a number of its result.
-        tiny_near: a multiply-add of it, both operands read in a row.
-        tiny_far: the same, an operand read at a distance.
-        gathered: a number of a matrix that BLAS cannot read as it lies.
-        lone: a product of a stack in which each matrix is multiplied by a call of its own.
-    """
-
-    view: float
-    copy_call: float
-    multiply_call: float
-    sum_call: float
-    mm_call: float
-    linear_call: float
-    fold_call: float
-    bmm_call: float
-    matmul_call: float
-    copy_number: float
-    copy_run: float
-    copy_plane: float
-    copy_jump: float
-    copy_strided: float
-    copy_far: float
-    copy_farther: float
-    copy_page: float
-    copy_collision: float
-    cold: float
-    fresh: float
-    cold_multiply: float
-    multiply_number: float
-    multiply_strided: float
-    multiply_run: float
-    sum_near: float
-    sum_across: float
-    sum_strided: float
-    sum_run: float
-    matrix: float
-    multiply_add: float
-    summed_plain: float
-    summed_dot: float
-    summed_apart: float
-    summed_crossed: float
-    left_near: float
-    left_far: float
-    right_near: float
-    right_far: float
-    result: float
-    cold_result: float
-    cold_wide: float
-    cold_single: float
-    cold_operand: float
-    skinny: float
-    vector: float
-    vector_near: float
-    vector_dot: float
-    tiny_matrix: float
-    tiny_result: float
-    tiny_near: float
-    tiny_far: float
-    gathered: float
-    lone: float
-
+from .units import Rates
 
 # AVX-512: found as by `python -m einheads bench --calibrate`, with two seeds, on one core of a
 # shared server (Intel Xeon with AVX-512 and 2 MiB of second cache, torch 2.13 with MKL), in float32
@@ -163,6 +41,7 @@ AVX512 = Rates(
     copy_farther=0.57,
     copy_page=0.0854,
     copy_collision=1.08,
+    copy_waiting=0.0,
     cold=0.106,
     fresh=0.745,
     cold_multiply=0.07,
@@ -173,8 +52,14 @@ AVX512 = Rates(
     sum_across=0.0992,
     sum_strided=1.12,
     sum_run=7.24,
+    sum_plane=7.24,
     matrix=35.2,
     multiply_add=0.00957,
+    ragged=0.0,
+    few=0.0,
+    few_dots=0.0,
+    few_dot=0.0,
+    few_crossed=0.0,
     summed_plain=1.35,
     summed_dot=0.0337,
     summed_apart=0.815,
@@ -187,6 +72,9 @@ AVX512 = Rates(
     cold_result=0.106,
     cold_wide=0.00397,
     cold_single=0.0,
+    cold_made=0.0,
+    cold_row=0.0,
+    cold_matrix=0.0,
     cold_operand=0.108,
     skinny=0.0926,
     vector=0.036,
@@ -200,65 +88,78 @@ AVX512 = Rates(
     lone=2000.0,
 )
 
-# AVX2 and all others: found in the same way, with the same lessons and 250 more without batch axes,
-# whose results are beyond the second cache, on one core of another shared server (AMD EPYC with
-# AVX2 and 512 KiB of second cache, MKL as well): 39,072 timed lowerings of 1,450 contractions. It
-# was a restless machine, and a price is typically off by a factor of 1.32. On the quarter that was
-# kept back the choice takes 1.144 times as long as the fastest lowering in the geometric mean, 4.72
-# times at worst; with the rates above it would take 1.259 times as long. A single product is slow
-# there to write a large result, and a stack of its parts is not: `cold_single`.
+# AVX2 and all others: on one core of another shared server (AMD EPYC with AVX2 and 512 KiB of
+# second cache, MKL as well), a restless machine whose memory was twice as slow at times. First
+# 3,800 single operations were timed, the best of 20 times each, and rates fitted to them: copies,
+# elementwise products, sums, and products of matrices of all shapes, those with few columns and
+# those with large results among them. The price of one is typically off by a factor of 1.1. From
+# there the rates were fitted to 57,343 timed lowerings of 2,150 contractions. On the quarter of
+# these that was kept back, the choice takes 1.140 times as long as the fastest lowering in the
+# geometric mean, 4.72 times at worst, and a price is typically off by a factor of 1.29; with the
+# rates above it would take 1.223 times as long. Of the worst losses half were gone when they were
+# timed again.
 AVX2 = Rates(
-    view=2250.0,
-    copy_call=4380.0,
-    multiply_call=1720.0,
-    sum_call=4720.0,
-    mm_call=1400.0,
-    linear_call=4020.0,
-    fold_call=277.0,
-    bmm_call=879.0,
-    matmul_call=4020.0,
-    copy_number=0.255,
-    copy_run=3.23,
-    copy_plane=25.7,
-    copy_jump=2.13,
-    copy_strided=1.2,
-    copy_far=0.00832,
-    copy_farther=0.303,
-    copy_page=0.493,
-    copy_collision=1.1,
-    cold=0.147,
-    fresh=0.807,
-    cold_multiply=0.0686,
-    multiply_number=0.185,
-    multiply_strided=0.596,
-    multiply_run=5.77,
-    sum_near=0.44,
-    sum_across=0.0994,
-    sum_strided=2.1,
-    sum_run=10.8,
-    matrix=132.0,
-    multiply_add=0.0312,
-    summed_plain=1.1,
-    summed_dot=0.0334,
-    summed_apart=0.86,
-    summed_crossed=2.15,
-    left_near=0.891,
-    left_far=0.931,
-    right_near=0.105,
-    right_far=0.0664,
-    result=0.104,
-    cold_result=0.228,
-    cold_wide=0.0033,
-    cold_single=0.373,
+    view=2110.0,
+    copy_call=5000.0,
+    multiply_call=2660.0,
+    sum_call=5430.0,
+    mm_call=2230.0,
+    linear_call=5180.0,
+    fold_call=293.0,
+    bmm_call=1700.0,
+    matmul_call=4110.0,
+    copy_number=0.285,
+    copy_run=2.32,
+    copy_plane=31.8,
+    copy_jump=4.06,
+    copy_strided=1.01,
+    copy_far=0.186,
+    copy_farther=0.043,
+    copy_page=1.2,
+    copy_collision=3.12,
+    copy_waiting=1.12,
+    cold=0.119,
+    fresh=0.457,
+    cold_multiply=0.00399,
+    multiply_number=0.224,
+    multiply_strided=0.734,
+    multiply_run=5.82,
+    sum_near=0.0611,
+    sum_across=0.0847,
+    sum_strided=1.61,
+    sum_run=13.3,
+    sum_plane=56.5,
+    matrix=109.0,
+    multiply_add=0.0265,
+    ragged=0.749,
+    few=1.37,
+    few_dots=0.0195,
+    few_dot=3.71,
+    few_crossed=0.192,
+    summed_plain=0.27,
+    summed_dot=0.0198,
+    summed_apart=0.25,
+    summed_crossed=0.561,
+    left_near=0.0125,
+    left_far=0.0536,
+    right_near=0.22,
+    right_far=0.178,
+    result=0.154,
+    cold_result=0.0657,
+    cold_wide=0.00222,
+    cold_single=0.257,
+    cold_made=0.274,
+    cold_row=8.72,
+    cold_matrix=0.917,
     cold_operand=0.16,
-    skinny=0.0556,
-    vector=0.0947,
-    vector_near=0.097,
-    vector_dot=1.4,
-    tiny_matrix=1.58,
-    tiny_result=2.38,
-    tiny_near=0.62,
-    tiny_far=1.5,
+    skinny=0.0065,
+    vector=0.0965,
+    vector_near=0.131,
+    vector_dot=1.11,
+    tiny_matrix=1.62,
+    tiny_result=2.48,
+    tiny_near=0.677,
+    tiny_far=1.8,
     gathered=1.0,
     lone=2000.0,
 )
@@ -288,6 +189,7 @@ CUDA = Rates(
     copy_farther=0.0,
     copy_page=0.0,
     copy_collision=0.0,
+    copy_waiting=0.0,
     cold=0.0,
     fresh=0.0,
     cold_multiply=0.0,
@@ -298,8 +200,14 @@ CUDA = Rates(
     sum_across=0.0015,
     sum_strided=0.006,
     sum_run=0.002,
+    sum_plane=0.002,
     matrix=0.5,
     multiply_add=0.00005,
+    ragged=0.0,
+    few=0.0,
+    few_dots=0.0,
+    few_dot=0.0,
+    few_crossed=0.0,
     summed_plain=0.02,
     summed_dot=0.02,
     summed_apart=0.02,
@@ -312,6 +220,9 @@ CUDA = Rates(
     cold_result=0.0,
     cold_wide=0.0,
     cold_single=0.0,
+    cold_made=0.0,
+    cold_row=0.0,
+    cold_matrix=0.0,
     cold_operand=0.0,
     skinny=0.0,
     vector=0.0013,
@@ -331,6 +242,14 @@ _DEVICES = {"cuda": CUDA}
 CPUS = {"avx512": AVX512, "avx2": AVX2}
 CPU_VARIABLE = "EINHEADS_CPU"
 
+# Of several prices the lowest one is the likeliest to be wrong. What is not below this part of the
+# price of torch's own lowering is no better than that, as far as anybody can tell. With AVX-512,
+# prices are right to a tenth and stand for themselves. With AVX2 this makes those of 1,607 lessons
+# in which torch's own is faster by a twentieth a third fewer, 123 for 179, and costs nothing in the
+# mean. Those of CUDA were never held against a clock.
+_SURE = {"avx512": 1.0, "avx2": 0.9}
+_SURE_ELSEWHERE = 0.8
+
 
 def rates_for(device: str) -> Rates:
     """The rates of a device type; those of this machine's CPU for one that nobody has timed.
@@ -340,6 +259,16 @@ def rates_for(device: str) -> Rates:
         (True, True)
     """
     return _DEVICES.get(device) or CPUS[cpu_kind()]
+
+
+def sure_for(device: str) -> float:
+    """Below which part of the price of torch's own lowering another one is really cheaper.
+
+    Example:
+        >>> sure_for("cuda") < sure_for("cpu")
+        True
+    """
+    return _SURE_ELSEWHERE if device in _DEVICES else _SURE[cpu_kind()]
 
 
 @lru_cache(maxsize=1)
@@ -371,3 +300,16 @@ def _kind_of(path: Path) -> str:
     except OSError:
         flags = ""
     return "avx512" if "avx512f" in flags.split() else "avx2"
+
+
+__all__ = [
+    "AVX2",
+    "AVX512",
+    "CPUS",
+    "CPU_VARIABLE",
+    "CUDA",
+    "Rates",
+    "cpu_kind",
+    "rates_for",
+    "sure_for",
+]

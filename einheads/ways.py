@@ -15,7 +15,7 @@ from .candidates import Candidate, Elementwise, Traits, Way, readable
 from .costs import Costs, near
 from .layout import Layout, combined, contiguous
 from .plan import Contraction
-from .rates import rates_for
+from .rates import rates_for, sure_for
 from .sizes import Dim, Dims
 from .steps import flat
 
@@ -33,6 +33,7 @@ def ways(
     *,
     slack: float = SLACK,
     every: bool = False,
+    cautious: bool = False,
 ) -> list[tuple[float, Way]]:
     """The ways worth trying, with their prices, the cheapest first.
 
@@ -49,9 +50,10 @@ def ways(
             contractions.
         slack: give those that cost so many times as much as the cheapest one, and two views.
         every: give also those that are hopeless.
+        cautious: give what `torch.einsum` does alone, unless another one is clearly cheaper.
     """
-    slack = math.inf if every else slack
-    return _Search(step, (left, right), sizes, traits, output, slack).found()
+    slack, sure = (math.inf if every else slack), (sure_for(traits.device) if cautious else 1.0)
+    return _Search(step, (left, right), sizes, traits, output, slack, sure).found()
 
 
 class _Operand(NamedTuple):
@@ -81,6 +83,7 @@ class _Search:
         traits: Traits,
         output: Dims | None,
         slack: float,
+        sure: float,
     ) -> None:
         self.step = step
         self.layouts = layouts
@@ -89,6 +92,7 @@ class _Search:
         self.output = output
         self.wanted = () if output is None else flat(output)
         self.slack = slack
+        self.sure = sure
         self.every = slack == math.inf
         self.costs = Costs(rates_for(traits.device), sizes, traits.itemsize)
         # What each operand has besides the contracted axes.
@@ -97,6 +101,10 @@ class _Search:
         self.work = self.count * self.costs.count(step.contract)
         self.limit = math.inf
         self.ways: list[tuple[float, Way]] = []
+        # What torch does itself, whether it copies, and the lowest price of what does not.
+        self.own: tuple[float, Way] | None = None
+        self.own_copies = False
+        self.least_free = math.inf
         self.operands: dict[tuple[int, Dim, Dim, Dim], list[_Operand]] = {}
         self.copies: dict[tuple[int, Dim], float] = {}
         self.results: dict[Dims, float] = {}
@@ -108,7 +116,13 @@ class _Search:
         if only or not (self.traits.autocast or self.traits.narrow):
             self.elementwise()
         self.ways.sort(key=lambda entry: entry[0])
-        return [entry for entry in self.ways if entry[0] <= self.limit]
+        least, views = self.ways[0][0], 2 * self.costs.rates.view
+        # That one makes a view or a copy less is never in doubt.
+        sparing = self.own_copies and least == self.least_free
+        doubtful = self.own is not None and least + views < self.own[0] <= least / self.sure
+        if self.own is not None and doubtful and not sparing:
+            return [self.own]
+        return [entry for entry in self.ways if entry[0] <= least * self.slack + views]
 
     def elementwise_only(self) -> bool:
         step, traits = self.step, self.traits
@@ -119,9 +133,14 @@ class _Search:
         # Off the CPU, integers have no matrix product, and a stack of 1x1 results is slow as one.
         return traits.integer or bool(step.batch and not step.left_axes and not step.right_axes)
 
-    def add(self, price: float, way: Way) -> None:
-        self.limit = min(self.limit, price * self.slack + 2 * self.costs.rates.view)
+    def add(self, price: float, way: Way, *, free: bool = True, own: bool = False) -> None:
+        most = price * max(self.slack, 1 / self.sure)
+        self.limit = min(self.limit, most + 2 * self.costs.rates.view)
         self.ways.append((price, way))
+        if free:
+            self.least_free = min(self.least_free, price)
+        if own and self.sure < 1.0 and (self.own is None or price < self.own[0]):
+            self.own, self.own_copies = (price, way), not free
 
     def hopeless(self, price: float) -> bool:
         """Whether something costs too much to look at it more closely."""
@@ -232,11 +251,20 @@ class _Search:
                                 continue
                             # Among equals: as it is written.
                             price += self.result((order, one.fold, other.fold)) + 0.5 * swapped
-                            near = one.near, other.near
-                            self.add(
-                                price,
-                                Candidate(order, one.fold, other.fold, contract, swapped, near),
+                            way = Candidate(
+                                order,
+                                one.fold,
+                                other.fold,
+                                contract,
+                                swapped,
+                                (one.near, other.near),
                             )
+                            # Torch keeps the sides and loops over nothing; what it copies, it
+                            # copies as a matrix product is written, and copies that it makes for
+                            # nothing are left out.
+                            plain = (first.free or first.near) and (second.free or not second.near)
+                            free = first.free and second.free
+                            self.add(price, way, free=free, own=plain and not (swapped or looped))
 
     def batches(self, axes: Dim) -> list[Dim]:
         """The orders of a batch: as it lies in either operand, or as the output has it."""

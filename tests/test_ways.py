@@ -1,6 +1,8 @@
 """The search: every way is right for all strides, few are written down, and copies are real."""
 
 import random
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,21 +14,26 @@ from einheads import beam
 from einheads import lower as lowering
 from einheads.bench.probes import CopyCounter
 from einheads.bench.suites import random_cases
-from einheads.candidates import Traits
+from einheads.candidates import Candidate, Traits
+from einheads.costs import Costs
+from einheads.explain import explain
+from einheads.functional import einsum
 from einheads.layout import Layout, in_order, layout
 from einheads.lower import drafts, lower
 from einheads.pattern import parse
 from einheads.plan import plan
 from einheads.price import price
-from einheads.program import compile_source
-from einheads.rates import AVX2, AVX512, CUDA, rates_for
+from einheads.program import cache_clear, compile_source
+from einheads.rates import AVX2, AVX512, CUDA, Rates, cpu_kind, rates_for, sure_for
 from einheads.sizes import Bound, bind
 from einheads.source import write
 from einheads.steps import Bmm, Linear, Matmul, Steps
 from einheads.ways import ways
 from oracle import oracle
 
-KINDS = ("dense", "turned", "sliced", "expanded", "backward")
+# With expanded tensors, whose numbers overlap in memory, and without.
+DISTINCT = ("dense", "turned", "sliced", "backward")
+KINDS = (*DISTINCT, "expanded")
 
 
 def drawn(shape: tuple[int, ...], kind: str, draw: random.Random) -> Tensor:
@@ -218,6 +225,117 @@ def test_the_lowering_of_torch_is_a_candidate() -> None:
         for bound_dims in (draft.steps.dims(step.left), draft.steps.dims(step.right))
     }
     assert wanted & found
+
+
+@pytest.fixture
+def avx2(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A CPU whose prices are not trusted to the last tenth."""
+    monkeypatch.setenv("EINHEADS_CPU", "avx2")
+    cpu_kind.cache_clear()
+    cache_clear()
+    yield
+    monkeypatch.undo()
+    cpu_kind.cache_clear()
+    cache_clear()
+
+
+@pytest.mark.usefixtures("avx2")
+def test_what_is_hardly_cheaper_is_left_to_torch() -> None:
+    """The lowering of `torch.einsum` is taken, unless another one is clearly cheaper."""
+    sure, kept, left = sure_for("cpu"), 0, 0
+    for case in random_cases(60, seed=3):
+        bound = bind(parse(case.pattern), case.shapes)
+        (step,) = plan(bound).contractions
+        own = [in_order(dims, bound.sizes) for dims in bound.operands]
+        every = ways(step, *own, bound.sizes, Traits(), bound.output, every=True)
+        fewest = ways(step, *own, bound.sizes, Traits(), bound.output, slack=1.0)
+        wary = ways(step, *own, bound.sizes, Traits(), bound.output, slack=1.0, cautious=True)
+        if wary == fewest:
+            kept += 1
+            continue
+        left += 1
+        # Torch's own: nothing is looped over, the left operand is on the left, and what is copied
+        # is copied as a matrix product is written.
+        ((price, way),) = wary
+        assert isinstance(way, Candidate)
+        assert not way.swapped
+        assert set(way.batch) == set(step.batch)
+        assert (price, way) in every
+        assert fewest[0][0] < price <= fewest[0][0] / sure
+        steps = lower(bound, plan(bound))
+        assert steps == lower(bound, plan(bound), chosen=[way])
+    assert kept > 20
+    assert left > 3
+
+
+@pytest.mark.usefixtures("avx2")
+def test_what_was_left_aside_is_told() -> None:
+    """What may be a little faster is named, and called what it is: not sure."""
+    story = explain("d a b c, e c b a -> b a e d", a=8, b=6, c=20, d=4, e=45)
+    assert story.runner_up is not None
+    assert sure_for("cpu") < story.runner_up.price < 1
+    assert story.runner_up.reason == "it may be a little faster, too little to be sure"
+
+
+@pytest.mark.usefixtures("avx2")
+@pytest.mark.parametrize("number", range(12))
+def test_cautious_choices_agree_with_the_definition(number: int) -> None:
+    """Whichever way is taken, with values and gradients."""
+    pattern, sizes = small_patterns(12)[number]
+    draw = random.Random(number)
+    terms = [term.split() for term in pattern.split("->")[0].split(",")]
+    tensors = [
+        drawn(tuple(sizes[axis] for axis in term), draw.choice(DISTINCT), draw).requires_grad_()
+        for term in terms
+    ]
+    result = einsum(pattern, *tensors)
+    expected = oracle(pattern, *(tensor.detach().numpy() for tensor in tensors))
+    np.testing.assert_allclose(result.detach().numpy(), expected, rtol=1e-9, atol=1e-9)
+    assert torch.autograd.gradcheck(lambda *given: einsum(pattern, *given), tensors)
+
+
+UNEVEN = [(3, True, True), (3, False, True), (3, True, False), (15, True, False), (16, True, True)]
+
+
+@pytest.mark.parametrize(("columns", "left", "right"), UNEVEN)
+def test_columns_that_fill_no_vector(columns: int, left: bool, right: bool) -> None:  # noqa: FBT001
+    """Few columns cost more for each, most of all where BLAS reads them crossed; 16 fill one."""
+
+    def price(rates: Rates) -> float:
+        return Costs(rates, {}, 4).product(
+            50, 100, columns, 64, left=left, right=right, stacked=True
+        )
+
+    plain = replace(AVX2, ragged=0.0, few=0.0, few_dots=0.0, few_dot=0.0, few_crossed=0.0)
+    more = price(AVX2) - price(plain)
+    each = 50 * 100 * 64
+    if columns == 16:
+        assert more == 0
+    elif columns == 15:
+        # Eight, four, two and one of them: three pieces beyond the first.
+        assert more == pytest.approx(each * 3 * AVX2.ragged)
+    elif left and right:
+        assert more == pytest.approx(each * 3 * (AVX2.few_dots + AVX2.few_dot / 64))
+    else:
+        assert more == pytest.approx(each * (AVX2.few + right * 3 * AVX2.few_crossed))
+
+
+def test_sums_over_an_outer_axis_are_priced_by_whole_planes() -> None:
+    """Axes that lie next to each other in memory are one long row of columns."""
+    sizes = {"a": 9, "b": 91, "c": 105, "d": 3}
+    dims = tuple((name,) for name in sizes)
+    costs = Costs(AVX2, sizes, 4)
+    outer = costs.sum(dims, in_order(dims, sizes), ["a"])
+    count, plane = 9 * 91 * 105 * 3, 9 * 91 * 105 * 3
+    assert outer == pytest.approx(
+        count * AVX2.sum_across + count / plane * AVX2.sum_plane + 9 * AVX2.sum_run * 0.1
+    )
+    # The sum over an axis in between is done row by row of what lies behind it.
+    inner = costs.sum(dims, in_order(dims, sizes), ["c"])
+    rows = count / (105 * 3)
+    assert inner == pytest.approx(
+        count * AVX2.sum_across + rows * AVX2.sum_plane + count / 3 * AVX2.sum_run * 0.1
+    )
 
 
 def test_each_device_has_rates() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from einheads.layout import in_order
 from einheads.lower import drafts
 from einheads.price import parts
-from einheads.rates import rates_for
+from einheads.rates import rates_for, sure_for
 from einheads.steps import Bmm, Linear, Matmul, Multiply, Steps, elements
 
 from .spellings import dims_text
@@ -42,7 +42,10 @@ def runner_up(subject: Subject) -> Alternative | None:
     """
     own, price = in_a_line(subject.steps), sum(_parts(subject, subject.steps).values())
     every = drafts(subject.bound, subject.plan, subject.layouts, subject.traits, subject.bias)
-    others = [one for one in every if one.price >= price and in_a_line(one.steps) != own]
+    # A price that is lower by too little is no reason to leave what torch does itself; one that the
+    # search has not found is none at all.
+    least = price * sure_for(subject.traits.device)
+    others = [one for one in every if one.price >= least and in_a_line(one.steps) != own]
     if not others:
         return None
     second = min(others, key=lambda draft: draft.price)
@@ -62,7 +65,10 @@ def _copied(subject: Subject, steps: Steps) -> int:
 def _reason(subject: Subject, second: Steps) -> str:
     """What makes the second one dearer, by the largest difference between the two."""
     own, other = _parts(subject, subject.steps), _parts(subject, second)
-    if sum(other.values()) < sum(own.values()) * _EQUAL:
+    ratio = sum(other.values()) / sum(own.values())
+    if ratio * _EQUAL < 1:
+        return "it may be a little faster, too little to be sure"
+    if ratio < _EQUAL:
         return "both cost the same"
     part = max(own, key=lambda name: other[name] - own[name])
     if part == "copies":

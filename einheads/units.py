@@ -1,0 +1,148 @@
+"""The kinds of work that a price is made of, each with how long one unit of it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Nanoseconds for one unit of each kind of work, for numbers of four bytes.
+
+    Attributes:
+        view: a call that only makes a view.
+        copy_call: a call that copies.
+        multiply_call: an elementwise product or sum of two tensors.
+        sum_call: a sum over axes.
+        mm_call: a product of two matrices.
+        linear_call: the same by `F.linear`.
+        fold_call: what it adds to both that the left one has several dimensions of rows.
+        bmm_call: a product of two stacks of matrices.
+        matmul_call: the same for stacks of several dimensions.
+        copy_number: a number that is copied in a run.
+        copy_run: a run: the innermost loop of a copy.
+        copy_plane: the two innermost loops of a copy.
+        copy_jump: a run in a copy that does not fit into the second cache.
+        copy_strided: a number that is read alone, at a distance from the one before.
+        copy_far: the same, if its line of memory will have left the first cache when the next
+            number of it is wanted.
+        copy_farther: the same for the second cache.
+        copy_page: the same, if so many pages are touched meanwhile that their addresses are gone.
+        copy_collision: the same, if the lines share a set of the first cache.
+        copy_waiting: the same, if no cache holds the operand.
+        cold: a number that is copied or multiplied beyond what the second cache holds.
+        fresh: a number written to memory that the system hands out page by page.
+        cold_multiply: what it adds that the number is multiplied, not copied.
+        multiply_number: a number of an elementwise product.
+        multiply_strided: the same where an operand is read at a distance.
+        multiply_run: the innermost loop of an elementwise product.
+        sum_near: a number that is summed along the innermost axis.
+        sum_across: a number that is summed along another axis, many columns at once.
+        sum_strided: a number that is summed alone.
+        sum_run: the innermost loop of a sum.
+        sum_plane: the two innermost loops of a sum over another axis.
+        matrix: a matrix product of a stack.
+        multiply_add: a multiply-add, with the columns rounded up to whole vectors.
+        ragged: a number of the left matrix, for each further piece in which columns that do not
+            fill a vector are multiplied.
+        few: the same for each eight of fewer columns than make BLAS multiply well.
+        few_dots: the same for each of these columns, where the summed axes lie innermost in both.
+        few_dot: each of these dot products.
+        few_crossed: a number of the left matrix for each of so few columns, where the summed axes
+            lie innermost in the right matrix only.
+        summed_plain: a step along the summed axes of a product of few rows and columns, where each
+            addition waits for the one before; the left matrix stored with the summed axes
+            innermost, the right one with the columns.
+        summed_dot: the same, the summed axes innermost in both.
+        summed_apart: the same, the summed axes innermost in neither.
+        summed_crossed: the same, the summed axes innermost in the right matrix only.
+        left_near: a number of the left matrix, stored with the summed axes innermost.
+        left_far: the same, stored with the rows innermost.
+        right_near: a number of the right matrix, stored with the summed axes innermost.
+        right_far: the same, stored with the columns innermost.
+        result: a number of the resulting matrix.
+        cold_result: the same where the result of a stack is beyond the second cache and too few
+            numbers are summed to hide the writing.
+        cold_wide: the same in long rows.
+        cold_single: as `cold_result`, for a single product.
+        cold_made: a number of any result that no cache holds, beside that.
+        cold_row: a row of it.
+        cold_matrix: as `cold_made`, for a matrix that alone is so large.
+        cold_operand: a number of the larger operand, where it is beyond the second cache and meets
+            too few rows or columns to hide that it is read.
+        skinny: a multiply-add of few rows where both operands are stored the other way round.
+        vector: a number of a matrix that is multiplied with a vector, as is the single row of a
+            matrix in a stack; stored with the summed axes outermost.
+        vector_near: the same, stored with the summed axes innermost.
+        vector_dot: each dot product then; else each step along the summed axes, for a short result.
+        tiny_matrix: a product that is so small that torch's own loops compute it.
+        tiny_result: a number of its result.
+        tiny_near: a multiply-add of it, both operands read in a row.
+        tiny_far: the same, an operand read at a distance.
+        gathered: a number of a matrix that BLAS cannot read as it lies.
+        lone: a product of a stack in which each matrix is multiplied by a call of its own.
+    """
+
+    view: float
+    copy_call: float
+    multiply_call: float
+    sum_call: float
+    mm_call: float
+    linear_call: float
+    fold_call: float
+    bmm_call: float
+    matmul_call: float
+    copy_number: float
+    copy_run: float
+    copy_plane: float
+    copy_jump: float
+    copy_strided: float
+    copy_far: float
+    copy_farther: float
+    copy_page: float
+    copy_collision: float
+    copy_waiting: float
+    cold: float
+    fresh: float
+    cold_multiply: float
+    multiply_number: float
+    multiply_strided: float
+    multiply_run: float
+    sum_near: float
+    sum_across: float
+    sum_strided: float
+    sum_run: float
+    sum_plane: float
+    matrix: float
+    multiply_add: float
+    ragged: float
+    few: float
+    few_dots: float
+    few_dot: float
+    few_crossed: float
+    summed_plain: float
+    summed_dot: float
+    summed_apart: float
+    summed_crossed: float
+    left_near: float
+    left_far: float
+    right_near: float
+    right_far: float
+    result: float
+    cold_result: float
+    cold_wide: float
+    cold_single: float
+    cold_made: float
+    cold_row: float
+    cold_matrix: float
+    cold_operand: float
+    skinny: float
+    vector: float
+    vector_near: float
+    vector_dot: float
+    tiny_matrix: float
+    tiny_result: float
+    tiny_near: float
+    tiny_far: float
+    gathered: float
+    lone: float

@@ -1,0 +1,80 @@
+"""The loops in which an operation walks through memory: their sizes, and how far each steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .layout import Layout
+from .sizes import Dim
+
+
+class Walks:
+    """How values of these sizes are walked through.
+
+    Args:
+        sizes: of every axis.
+    """
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self.sizes = sizes
+        self._strides: dict[Layout, dict[str, int]] = {}
+
+    def count(self, dim: Dim) -> int:
+        """The size of a folded dimension."""
+        sizes, count = self.sizes, 1
+        for name in dim:
+            count *= sizes[name]
+        return count
+
+    def strides(self, layout: Layout) -> dict[str, int]:
+        """The strides of a value, as if it were dense; axes inside of the unit one are expanded."""
+        found = self._strides.get(layout)
+        if found is None:
+            found = {}
+            place = layout.order.index(layout.unit) + 1 if layout.unit else len(layout.order)
+            step = 1 if layout.unit else 2
+            for name in reversed(layout.order[:place]):
+                found[name] = step
+                step *= self.sizes[name]
+            self._strides[layout] = found
+        return found
+
+    def walk(self, order: Dim, layout: Layout) -> list[tuple[int, int]]:
+        """Size and stride of the loops through a value, the outermost first, neighbors joined."""
+        sizes, strides = self.sizes, self.strides(layout)
+        loops: list[tuple[int, int]] = []
+        outer, before = 1, -1
+        for name in order:
+            size = sizes[name]
+            if size == 1:
+                continue
+            step = strides.get(name, 0)
+            if step * size == before:
+                outer *= size
+                loops[-1] = outer, step
+            else:
+                outer = size
+                loops.append((size, step))
+            before = step
+        return loops
+
+    def walk_both(
+        self, order: Dim, left: Layout, right: Layout
+    ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """The loops through two values at once; `walk`, spelled out, is asked much more often."""
+        first, second = self.strides(left), self.strides(right)
+        every: tuple[list[tuple[int, int]], list[tuple[int, int]]] = [], []
+        outer, before = 1, (-1, -1)
+        for name in order:
+            size = self.sizes[name]
+            if size == 1:
+                continue
+            steps = first.get(name, 0), second.get(name, 0)
+            joins = (steps[0] * size, steps[1] * size) == before
+            outer = outer * size if joins else size
+            for loops, step in zip(every, steps, strict=True):
+                if joins:
+                    loops.pop()
+                loops.append((outer, step))
+            before = steps
+        return every
