@@ -103,7 +103,7 @@ def benchmarks(figure: Callable[[str], str], folder: Path = FOLDER) -> str:
         same = [run for run in every if run.result["suite"] == name]
         first = same[0].result
         title = f"## {name}: {first['purpose']}"
-        parts += [title, f"Goal: {first['goal']}."]
+        parts.append(title)
         for run in same:
             parts.append(f"### {name}, {run.label}")
             parts += goals(run)
@@ -161,7 +161,7 @@ def goals(run: Run) -> Iterator[str]:
     """What was to be reached, and what was."""
     found = [(goal, goal.reached(run.rows)) for goal in GOALS.get(run.result["suite"], ())]
     rows = [
-        (str(goal), charts.times(value), "met" if goal.met(run.rows) else "**missed**")
+        (str(goal), charts.times(value), "met" if goal.met(value) else "**missed**")
         for goal, value in found
         if value is not None
     ]

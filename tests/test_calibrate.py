@@ -3,8 +3,11 @@
 No time is ever judged here: how fast a machine is proves nothing about the code.
 """
 
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,8 +15,10 @@ import torch
 from einheads.__main__ import main
 from einheads.bench import calibrate as calibrate_module
 from einheads.bench import suites
-from einheads.bench.calibrate import RATES, Answer, Lesson, judged, lessons, study, units
-from einheads.rates import AVX512, Rates
+from einheads.bench.calibrate import RATES, judged, settle, units
+from einheads.bench.lessons import Answer, Lesson, lessons, study
+from einheads.bench.operations import Loops, MatrixProduct, Operation, clocked, operations
+from einheads.rates import AVX512, CUDA, Rates
 from einheads.stopwatch import Watch
 
 
@@ -68,7 +73,9 @@ def test_units_times_rates_are_the_price() -> None:
     (answer, *_) = answered(1)
     rates = torch.tensor([getattr(AVX512, name) for name in RATES], dtype=torch.float64)
     for number in range(len(answer.steps)):
-        assert float(units(answer, number) @ rates) == pytest.approx(answer.price(number, AVX512))
+        assert float(units(partial(answer.price, number)) @ rates) == pytest.approx(
+            answer.price(number, AVX512)
+        )
 
 
 def test_calibrate_on_the_command_line(
@@ -76,13 +83,57 @@ def test_calibrate_on_the_command_line(
 ) -> None:
     """It prints the rates as Python that `rates.py` can hold, and where they come from."""
     monkeypatch.setattr(calibrate_module, "COUNT", 8)
+    monkeypatch.setattr(calibrate_module, "OPERATIONS", 40)
+    monkeypatch.setattr(calibrate_module, "_PASSES", 1)
+    monkeypatch.setattr(calibrate_module, "operations", small_operations)
     monkeypatch.setattr(calibrate_module, "lessons", lambda count, seed: small_lessons(count))
     assert main(["bench", "--calibrate"]) == 0
     out = capsys.readouterr().out
     assert "8 contractions" in out
+    assert "40 timed operations" in out
     namespace: dict[str, object] = {"Rates": Rates}
     exec(out[out.index("# ") :], namespace)
     assert isinstance(namespace["AVX512"], Rates)
+
+
+def small_operations(count: int, seed: int) -> Iterator[Operation]:
+    """Operations that take no time."""
+    every = operations(20 * count, seed)
+    free = replace(CUDA, **{name: 0.0 for name in RATES if name.endswith("_call")})
+    return itertools.islice((one for one in every if one.price(free, 4) < 100), count)
+
+
+def test_operations_run_and_do_what_they_say() -> None:
+    """Shapes, strides and sums are those that the price is asked for."""
+    for one in operations(80, seed=5):
+        made = one.call("cpu", torch.float32)()
+        if isinstance(one, MatrixProduct):
+            stack = () if one.batch is None else (one.batch,)
+            assert made.shape == (*stack, one.rows, one.columns)
+            continue
+        assert isinstance(one, Loops)
+        left = [one.sizes[axis] for axis in one.order if axis not in one.summed]
+        assert list(made.shape) == left
+        assert len(one.stored) == 1 or not one.summed
+
+
+def test_the_rates_of_operations_are_found() -> None:
+    """Where each takes as long as other rates say, these are found again, from a wrong start."""
+    every = [*operations(200, seed=8)]
+    truth = replace(AVX512, copy_strided=1.5, sum_near=0.5, multiply_number=0.3, bmm_call=3000.0)
+    seconds = [1e-9 * one.price(truth, 4) for one in every]
+    found, off = settle(every, seconds, AVX512)
+    assert off < 1.03
+    for name in ("copy_strided", "sum_near", "multiply_number", "bmm_call"):
+        assert getattr(found, name) == pytest.approx(getattr(truth, name), rel=0.15)
+
+
+def test_every_operation_is_clocked() -> None:
+    """Each has its turn, and takes some time."""
+    few = [*small_operations(6, seed=1)]
+    seconds = clocked(few, Watch(rounds=1, span=1e-5), torch.float32, 2, progress=False)
+    assert len(seconds) == 6
+    assert all(0 < taken < math.inf for taken in seconds)
 
 
 def small_lessons(count: int) -> list[Lesson]:

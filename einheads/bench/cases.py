@@ -83,7 +83,6 @@ class Suite:
         purpose: one line.
         kind: "forward" and "training" are races; "overhead", "planning", "start", "memory" and
             "copies" look at einheads alone.
-        goal: what has to be reached.
         cases: the cases.
         optional: whether it takes so long that it only runs when it is named.
     """
@@ -91,7 +90,6 @@ class Suite:
     name: str
     purpose: str
     kind: str
-    goal: str
     cases: tuple[Case, ...]
     optional: bool = False
 

@@ -52,7 +52,7 @@ class Goal:
             ... ]
             >>> [Goal(("x",), 1, of).reached(rows) for of in ("mean", "least", "most")]
             [2.0, 1.0, 4.0]
-            >>> Goal(("x", "y"), 1, "most").reached(rows), Goal((BEST_PEER,), 1).met(rows)
+            >>> Goal(("x", "y"), 1, "most").reached(rows), Goal((BEST_PEER,), 1).met(3.0)
             (3.0, True)
 
         Args:
@@ -73,11 +73,8 @@ class Goal:
             return math.exp(math.fsum(map(math.log, found)) / len(found))
         return min(found) if self.of == "least" else max(found)
 
-    def met(self, rows: Iterable[Mapping[str, Any]]) -> bool:
-        """Whether the rows of a result reach it."""
-        value = self.reached(rows)
-        if value is None:
-            return False
+    def met(self, value: float) -> bool:
+        """Whether it is met by what the rows of a result come to."""
         return value <= self.bound if self.of == "most" else value >= self.bound
 
 

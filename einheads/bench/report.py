@@ -15,7 +15,6 @@ def lines(result: Result) -> Iterator[str]:
     """One suite as a table; lines that do not begin with a space are headings."""
     count = "1 thread" if result.threads == 1 else f"{result.threads} threads"
     yield f"{result.suite.name}: {result.suite.purpose} ({count}, {result.clock})"
-    yield f"  goal: {result.suite.goal}"
     if result.race:
         yield "  times as long as einheads; `of limit`: the part of the speed of the machine"
     yield from _table(result)
@@ -77,7 +76,7 @@ def _goals(result: Result) -> Iterator[str]:
     for goal in GOALS.get(result.suite.name, ()):
         value = goal.reached(rows)
         if value is not None:
-            verdict = "met" if goal.met(rows) else "MISSED"
+            verdict = "met" if goal.met(value) else "MISSED"
             yield f"  {verdict + ':':8} {value:.3f} for {goal}"
 
 

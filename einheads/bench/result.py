@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .cases import Case, Suite
+from .goals import GOALS
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class Result:
             "suite": self.suite.name,
             "purpose": self.suite.purpose,
             "kind": self.suite.kind,
-            "goal": self.suite.goal,
+            "goals": [str(goal) for goal in GOALS.get(self.suite.name, ())],
             "threads": self.threads,
             "clock": self.clock,
             "summary": {name: asdict(one) for name, one in self.summaries().items()},

@@ -233,7 +233,7 @@ def _chosen(options: Options) -> list[Suite]:
                 own.pattern,
                 notes=[f"write: {small}=4"],
             )
-        return [Suite("pattern", "your own", "forward", "as fast as possible", (own,))]
+        return [Suite("pattern", "your own", "forward", (own,))]
     every = suites()
     unknown = [name for name in options.suites if name not in every]
     if unknown:

@@ -248,22 +248,18 @@ def suites() -> dict[str, Suite]:
             "heads",
             "each head its own linear",
             "forward",
-            "geometric mean 1.15 times torch.einsum and EinMix, within 3% of the hand-written bmm, "
-            "no peer faster than by 5%",
             HEADS,
         ),
         Suite(
             "tccg",
             "the tensor contractions of quantum chemistry",
             "forward",
-            "geometric mean 1.6 times torch.einsum, never below 0.95; tuned, 1.75",
             chemistry,
         ),
         Suite(
             "tccg-full",
             "the same in full size, up to 140 thousand million multiply-adds",
             "forward",
-            "as with the sizes above",
             tccg(math.inf),
             optional=True,
         ),
@@ -271,68 +267,55 @@ def suites() -> dict[str, Suite]:
             "random",
             "random pairwise contractions",
             "forward",
-            "geometric mean 1.4 times torch.einsum, never below 0.9, "
-            "within 5% of the best candidate; tuned, 1.5",
             drawn,
         ),
-        Suite("attention", "scores and values", "forward", "never below 0.97", attention),
+        Suite("attention", "scores and values", "forward", attention),
         Suite(
             "known-slow",
             "slow cases reported to PyTorch",
             "forward",
-            "never below 0.97, and not slow any more",
             KNOWN_SLOW,
         ),
         Suite(
             "factorized",
             "three and more operands",
             "forward",
-            "small: 2 times the best peer; medium: 1.1 times",
             factorized,
         ),
         Suite(
             "training",
             "forward and backward to input, weight and bias",
             "training",
-            "1.25 times the best of einsum + bias and EinMix at small and middle sizes, "
-            "never below 0.95",
             _TRAINING,
         ),
         Suite(
             "overhead",
             "what a call costs beside its torch operations",
             "overhead",
-            "einsum at most 3 us above the operations of its program, a layer 2 us above that",
             _OVERHEAD,
         ),
         Suite(
             "planning",
             "what the first call of a pattern takes above the second",
             "planning",
-            "under 1 ms for two operands, 50 ms for ten, 1 s for a hundred",
             (*HEADS[:4], *attention, *KNOWN_SLOW, *factorized, *drawn, *chemistry, *chains),
         ),
         Suite(
             "start",
             "what a new Python takes",
             "start",
-            "`import einheads` at most 60 ms above `import torch`, "
-            "`python -m einheads explain` under 0.4 s in all",
             (replace(HEADS[2], name="explain b w h i, h o i -> b w h o"),),
         ),
         Suite(
             "memory",
             "the most memory a forward or a backward holds",
             "memory",
-            "at most the output and the declared copies; in a backward with `checkpoint=True`, one "
-            "inner result beside the gradients",
             (*HEADS[:4], *attention[:6], *factorized, *drawn[:10]),
         ),
         Suite(
             "copies",
             "copies that really run, against those that are declared",
             "copies",
-            "none that is not declared",
             (*HEADS, *attention, *KNOWN_SLOW, *factorized, *drawn, *chemistry),
         ),
     )
