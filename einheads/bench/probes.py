@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -124,8 +125,12 @@ def start(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Row: 
 
 
 def _run(*words: str) -> str:
+    # Python keeps what it has compiled, unless it is told not to; then it compiles all files anew.
+    kept = {name: told for name, told in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     command = [sys.executable, *words]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+    done = subprocess.run(  # noqa: S603
+        command, check=True, capture_output=True, text=True, env=kept
+    )
     return done.stdout
 
 
