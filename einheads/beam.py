@@ -40,11 +40,9 @@ def schedules(
         output: the dimensions of the result; None if it may have any order.
         width: how many choices are followed.
         slack: how many times the price of the cheapest way the last contraction may cost.
-        cautious: whether a single contraction is left to what `torch.einsum` does, unless another
-            way is clearly cheaper.
+        cautious: whether each contraction is left to what `torch.einsum` does, unless another way
+            is clearly cheaper.
     """
-    cautious = cautious and len(plan.contractions) == 1
-
     beam: list[_Entry] = [(0.0, (), list(layouts))]
     for place, step in enumerate(plan.contractions):
         final = place == len(plan.contractions) - 1

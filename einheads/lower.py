@@ -156,7 +156,8 @@ class _Lowering:
 
     def lower(self) -> Steps:
         # Without a bias, the last contraction comes to what it is said to.
-        slack, most = 1.0, min(1 + len(self.plan.contractions), _WRITTEN)
+        count = len(self.plan.contractions)
+        slack, most = 1.0, min(1 + count, _WRITTEN)
         if self.bias is not None:
             slack, most = SLACK, _WITH_BIAS
         best: Draft | None = None
@@ -166,7 +167,8 @@ class _Lowering:
             self.traits,
             self.output,
             slack=slack,
-            cautious=self.bias is None and self.output is not None,
+            # What `torch.einsum` does is known of two operands alone.
+            cautious=count == 1 and self.bias is None and self.output is not None,
         )
         for cost, chosen in every[:most]:
             if best is not None and best.price <= cost:

@@ -90,14 +90,14 @@ AVX512 = Rates(
 
 # AVX2 and all others: on one core of another shared server (AMD EPYC with AVX2 and 512 KiB of
 # second cache, MKL as well), a restless machine whose memory was twice as slow at times. First
-# 3,800 single operations were timed, the best of 20 times each, and rates fitted to them: copies,
-# elementwise products, sums, and products of matrices of all shapes, those with few columns and
-# those with large results among them. The price of one is typically off by a factor of 1.1. From
-# there the rates were fitted to 57,343 timed lowerings of 2,150 contractions. On the quarter of
-# these that was kept back, the choice takes 1.140 times as long as the fastest lowering in the
-# geometric mean, 4.72 times at worst, and a price is typically off by a factor of 1.29; with the
-# rates above it would take 1.223 times as long. Of the worst losses half were gone when they were
-# timed again.
+# 3,800 single operations were timed, the best of 12 to 20 times each, and rates fitted to them:
+# copies, elementwise products, sums, and products of matrices of all shapes, those with few columns
+# and those with large results among them. The price of one that was kept back is typically off by
+# 1.08 for a sum, 1.14 for a product of matrices. From there the rates were fitted to 57,343 timed
+# lowerings of 2,150 contractions. On the quarter of these that was kept back, the choice takes
+# 1.140 times as long as the fastest lowering in the geometric mean, 4.72 times at worst, and a
+# price is typically off by a factor of 1.29; with the rates above it would take 1.223 times as
+# long. Of the worst losses half were gone when they were timed again.
 AVX2 = Rates(
     view=2110.0,
     copy_call=5000.0,
@@ -244,9 +244,9 @@ CPU_VARIABLE = "EINHEADS_CPU"
 
 # Of several prices the lowest one is the likeliest to be wrong. What is not below this part of the
 # price of torch's own lowering is no better than that, as far as anybody can tell. With AVX-512,
-# prices are right to a tenth and stand for themselves. With AVX2 this makes those of 1,607 lessons
-# in which torch's own is faster by a twentieth a third fewer, 123 for 179, and costs nothing in the
-# mean. Those of CUDA were never held against a clock.
+# prices are right to a tenth and stand for themselves. With AVX2 the bare rule makes those of
+# 1,607 lessons in which torch's own is faster by a twentieth a third fewer, 123 for 179, and costs
+# nothing in the mean. Those of CUDA were never held against a clock.
 _SURE = {"avx512": 1.0, "avx2": 0.9}
 _SURE_ELSEWHERE = 0.8
 

@@ -23,7 +23,7 @@ from einheads.rates import Rates, cpu_kind, rates_for
 from einheads.stopwatch import Watch, keep_memory
 
 from .lessons import Answer, lessons, study
-from .operations import Operation, clocked, operations, settled
+from .operations import Operation, clocked, operations
 
 # How many contractions to learn from; every fourth is kept back to judge the fit.
 COUNT = 600
@@ -84,6 +84,24 @@ def _from_logarithms(found: Tensor) -> Rates:
     return Rates(**dict(zip(RATES, told, strict=True)))
 
 
+def _prices(work: Tensor, rates: Tensor) -> Tensor:
+    # All are logarithms but the work; what takes no time at all has none.
+    return (work @ rates.exp()).clamp_min(1.0).log()
+
+
+def _descended(loss: Callable[[Tensor], Tensor], first: Tensor, steps: int) -> Tensor:
+    """Where a loss is small, downhill from the first place."""
+    place = first.clone().requires_grad_()
+    optimizer = torch.optim.Adam([place], lr=0.03)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.03, steps)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss(place).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+    return place.detach()
+
+
 def settle(
     every: Sequence[Operation], seconds: Sequence[float], start: Rates, itemsize: int = 4
 ) -> tuple[Rates, float]:
@@ -98,8 +116,16 @@ def settle(
     work = torch.stack([units(partial(one.price, itemsize=itemsize)) for one in every])
     taken = (torch.tensor(seconds, dtype=torch.float64) * 1e9).log()
     back = torch.arange(len(every)) % 4 == 0
-    found = settled(work[~back], taken[~back], _logarithms(start))
-    off = (work[back] @ found.exp()).log() - taken[back]
+    first = _logarithms(start)
+
+    def loss(rates: Tensor) -> Tensor:
+        off = _prices(work[~back], rates) - taken[~back]
+        found = torch.nn.functional.smooth_l1_loss(off, torch.zeros_like(off), beta=0.2)
+        # A rate of which no operation has any work stays where it was.
+        return found + 1e-4 * ((rates - first) ** 2).sum()
+
+    found = _descended(loss, first, 1500)
+    off = _prices(work[back], found) - taken[back]
     return _from_logarithms(found), math.exp(float(off.abs().median()))
 
 
@@ -130,11 +156,9 @@ def fit(answers: Sequence[Answer], start: Rates, steps: int = 2000) -> Rates:
     weight = torch.exp(-slower)
     weight = weight / _sums(weight, group, count)[group] / count
     first = _logarithms(start)
-    rates = first.clone().requires_grad_()
-    optimizer = torch.optim.Adam([rates], lr=0.03)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.03, steps)
-    for _ in range(steps):
-        prices = (work @ rates.exp()).clamp_min(1.0).log()
+
+    def loss(rates: Tensor) -> Tensor:
+        prices = _prices(work, rates)
         off = torch.nn.functional.smooth_l1_loss(prices, taken, beta=0.5, reduction="none")
         # A softmax over the lowerings of each lesson.
         score = -_SHARPNESS * prices
@@ -142,13 +166,10 @@ def fit(answers: Sequence[Answer], start: Rates, steps: int = 2000) -> Rates:
         top = top.scatter_reduce(0, group, score.detach(), "amax")
         chance = torch.exp(score - top[group])
         chance = chance / _sums(chance, group, count)[group]
-        loss = (weight * off).sum() + _ORDER * (chance * slower.clamp_max(1.5)).sum() / count
-        loss = loss + _HELD * ((rates - first) ** 2).sum()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-    return _from_logarithms(rates.detach())
+        lost = _ORDER * (chance * slower.clamp_max(1.5)).sum() / count
+        return (weight * off).sum() + lost + _HELD * ((rates - first) ** 2).sum()
+
+    return _from_logarithms(_descended(loss, first, steps))
 
 
 def _sums(values: Tensor, group: Tensor, count: int) -> Tensor:
@@ -248,11 +269,4 @@ def tell(watch: Watch, *, progress: bool = True) -> Iterator[str]:
     yield ")"
 
 
-__all__ = [
-    "Fit",
-    "calibrate",
-    "fit",
-    "judged",
-    "settle",
-    "tell",
-]
+__all__ = ["Fit", "calibrate", "fit", "judged", "settle", "tell"]

@@ -20,6 +20,7 @@ from einheads.steps import Steps
 from einheads.stopwatch import Watch
 
 from .cases import Case
+from .operations import drawn
 from .search import Draft, drafts
 
 # Candidates that take so many times longer than the fastest one teach nothing about the choice.
@@ -48,12 +49,10 @@ class Lesson:
             >>> lesson.operands("cpu", torch.float32)[0].stride()
             (1, 2)
         """
-        found = []
-        for axes, order in zip(self.case.terms, self.orders, strict=False):
-            shape = [self.case.sizes[axis] for axis in order]
-            stored = torch.randn(shape, device=device, dtype=dtype)
-            found.append(stored.permute([order.index(axis) for axis in axes]))
-        return found
+        return [
+            drawn(axes, order, self.case.sizes, device, dtype)
+            for axes, order in zip(self.case.terms, self.orders, strict=False)
+        ]
 
 
 @dataclass(frozen=True, slots=True)

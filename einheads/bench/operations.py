@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,19 @@ from einheads.stopwatch import Watch
 
 # Numbers that an operand or a result has at most, and how many multiply-adds a product.
 _MOST, _MOST_WORK = 6e6, 5e7
+
+
+def drawn(
+    axes: Dim, order: Dim, sizes: Mapping[str, int], device: str, dtype: torch.dtype
+) -> Tensor:
+    """Random numbers with these axes, which lie in memory in an order of their own.
+
+    Example:
+        >>> drawn(("a", "b"), ("b", "a"), {"a": 2, "b": 3}, "cpu", torch.float32).stride()
+        (1, 2)
+    """
+    stored = torch.randn([sizes[axis] for axis in order], device=device, dtype=dtype)
+    return stored.permute([order.index(axis) for axis in axes])
 
 
 class Operation(Protocol):
@@ -113,8 +126,8 @@ class Loops:
         return lambda: views[0] * views[1]
 
     def _view(self, axes: Dim, device: str, dtype: torch.dtype) -> Tensor:
-        tensor = torch.randn([self.sizes[axis] for axis in axes], device=device, dtype=dtype)
-        tensor = tensor.permute([axes.index(axis) for axis in self.order if axis in axes])
+        walked = tuple(axis for axis in self.order if axis in axes)
+        tensor = drawn(walked, axes, self.sizes, device, dtype)
         return tensor[tuple(slice(None) if axis in axes else None for axis in self.order)]
 
     def price(self, rates: Rates, itemsize: int) -> float:
@@ -223,27 +236,4 @@ def clocked(
     return best
 
 
-def settled(work: Tensor, taken: Tensor, start: Tensor, steps: int = 1500) -> Tensor:
-    """The logarithms of rates at which operations take as long as they did.
-
-    Args:
-        work: the units of each operation, a row for each.
-        taken: the logarithms of their nanoseconds.
-        start: the logarithms to begin with, which those keep of which no operation has any.
-        steps: of the descent.
-    """
-    rates = start.clone().requires_grad_()
-    optimizer = torch.optim.Adam([rates], lr=0.03)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.03, steps)
-    for _ in range(steps):
-        off = (work @ rates.exp()).clamp_min(1.0).log() - taken
-        loss: Any = torch.nn.functional.smooth_l1_loss(off, torch.zeros_like(off), beta=0.2)
-        loss = loss + 1e-4 * ((rates - start) ** 2).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return rates.detach()
-
-
-__all__ = ["Loops", "MatrixProduct", "Operation", "clocked", "operations", "settled"]
+__all__ = ["Loops", "MatrixProduct", "Operation", "clocked", "drawn", "operations"]
