@@ -32,6 +32,23 @@ def on_config(config: Any) -> Any:
     return config
 
 
+def on_files(files: Any, *, config: Any) -> Any:
+    """Add a page for each file of benchmarks, which the page of benchmarks leads to."""
+    # Only a build of the site has it; tests load this file without.
+    from mkdocs.structure.files import File, InclusionLevel
+
+    for name, text in races.pages(figure):
+        files.append(
+            File.generated(
+                config,
+                f"benchmarks/{name}.md",
+                content=text,
+                inclusion=InclusionLevel.NOT_IN_NAV,
+            )
+        )
+    return files
+
+
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put in what is made from classes and measurements."""
     return re.sub(

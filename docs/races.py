@@ -63,37 +63,73 @@ def runs(folder: Path = FOLDER) -> list[Run]:
     return found
 
 
-def machines(folder: Path = FOLDER) -> str:
-    """What was measured where, with which versions, and what the machine can do at most."""
-    parts = []
+def pages(figure: Callable[[str], str], folder: Path = FOLDER) -> Iterator[tuple[str, str]]:
+    """A page for each file, with all of its suites: the name of the page, and what is on it.
+
+    Args:
+        figure: puts a drawing on a page.
+        folder: where the files lie.
+    """
+    every = runs(folder)
     for path in sorted(folder.glob("*.json")):
-        document = json.loads(path.read_text(encoding="utf-8"))
-        machine = document["machine"]
-        versions = ", ".join(f"{name} {one}" for name, one in machine["versions"].items())
-        rows = [
-            ("file", f"[{path.name}](assets/benchmarks/{path.name})"),
-            ("processor", f"{machine['processor']}, {machine['system']}"),
-            ("numbers", f"{machine['dtype']} on {machine['device']}"),
-            ("turns of every contestant", str(machine["rounds"])),
-            ("clock", ", ".join(dict.fromkeys(one["clock"] for one in document["results"]))),
-            ("versions", versions),
+        mine = [run for run in every if run.file == path.name]
+        parts = [f"# {title(mine)}", machine(path)]
+        for run in mine:
+            parts.append(f"## {run.result['suite']}: {run.result['purpose']}")
+            if rows := list(goals([run])):
+                parts.append(table(["goal", "measured"], rows))
+            parts += race(run, figure) if run.race else probe(run)
+        # Thousands of numbers are no words that anybody looks for.
+        yield path.stem, "\n\n".join(["---\nsearch:\n  exclude: true\n---", *parts]) + "\n"
+
+
+def title(same: Sequence[Run]) -> str:
+    """What a file holds: where and with what it ran, and the suite if it is but one."""
+    names = list(dict.fromkeys(run.result["suite"] for run in same))
+    return same[0].label + (f", {names[0]}" if len(names) == 1 else "")
+
+
+def machine(path: Path) -> str:
+    """What was measured where, with which versions, and what the machine can do at most."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    told = document["machine"]
+    versions = ", ".join(f"{name} {one}" for name, one in told["versions"].items())
+    rows = [
+        ("file", f"[{path.name}](../assets/benchmarks/{path.name})"),
+        ("processor", f"{told['processor']}, {told['system']}"),
+        ("numbers", f"{told['dtype']} on {told['device']}"),
+        ("turns of every contestant", str(told["rounds"])),
+        ("clock", ", ".join(dict.fromkeys(one["clock"] for one in document["results"]))),
+        ("versions", versions),
+    ]
+    for threads, limit in document["limits"].items():
+        rates = ", ".join(
+            f"{rate / 1e9:.0f} GB/s for {int(size) / 2**20:g} MiB"
+            for size, rate in limit["bandwidth"].items()
+        )
+        rows += [
+            ("threads", threads),
+            ("one large product", f"{limit['multiply_adds'] / 1e9:.0f} G multiply-adds/s"),
+            ("copying", rates),
         ]
-        for threads, limit in document["limits"].items():
-            rates = ", ".join(
-                f"{rate / 1e9:.0f} GB/s for {int(size) / 2**20:g} MiB"
-                for size, rate in limit["bandwidth"].items()
-            )
-            rows += [
-                ("threads", threads),
-                ("one large product", f"{limit['multiply_adds'] / 1e9:.0f} G multiply-adds/s"),
-                ("copying", rates),
-            ]
-        parts.append(table(["", ""], rows))
-    return "\n\n".join(parts)
+    return table(["", ""], rows)
+
+
+def machines(folder: Path = FOLDER) -> str:
+    """The pages that hold every case."""
+    every = runs(folder)
+    rows = []
+    for file in dict.fromkeys(run.file for run in every):
+        mine = [run for run in every if run.file == file]
+        versions = mine[0].machine["versions"]
+        cases = sum(len(run.rows) for run in mine)
+        page = f"[{title(mine)}](benchmarks/{Path(file).stem}.md)"
+        rows.append((page, mine[0].machine["system"], f"torch {versions['torch']}", cases))
+    return table(["every case", "system", "with", "cases"], rows)
 
 
 def benchmarks(figure: Callable[[str], str], folder: Path = FOLDER) -> str:
-    """Every suite of every file.
+    """Every suite: what was to be reached, what was reached where, and one drawing.
 
     Args:
         figure: puts a drawing on a page.
@@ -103,30 +139,36 @@ def benchmarks(figure: Callable[[str], str], folder: Path = FOLDER) -> str:
     parts = []
     for name in dict.fromkeys(run.result["suite"] for run in every):
         same = [run for run in every if run.result["suite"] == name]
-        first = same[0].result
-        title = f"## {name}: {first['purpose']}"
-        parts.append(title)
-        for run in same:
-            parts.append(f"### {name}, {run.label}")
-            parts += goals(run)
-            parts += race(run, figure) if run.race else probe(run)
+        parts.append(f"## {name}: {same[0].result['purpose']}")
+        if rows := list(goals(same)):
+            parts.append(table(["goal", *(run.label for run in same)], rows))
+        if same[0].race:
+            parts.append(drawing(same[0], figure))
     return "\n\n".join(parts) + "\n"
 
 
-def race(run: Run, figure: Callable[[str], str]) -> Iterator[str]:
-    """A race: the drawing, what it comes to, what was lost, and every number."""
-    summaries = run.result["summary"]
+def drawing(run: Run, figure: Callable[[str], str]) -> str:
+    """A race as a picture."""
+    return figure(charts.strip(f"{run.result['suite']}, {run.label}", contestants(run)))
+
+
+def contestants(run: Run) -> dict[str, charts.Ratios]:
+    """How many times longer each took in each case: rivals first, yardsticks last."""
     columns = {
         name: [(row["case"], row["numbers"][name]) for row in run.rows if name in row["numbers"]]
-        for name in summaries
+        for name in run.result["summary"]
         if name != "best peer"
     }
     peers = [(row["case"], row["numbers"][row["peer"]]) for row in run.rows if row["peer"]]
     if peers:
         columns["fastest peer"] = peers
-    # Rivals first, yardsticks last.
-    columns = dict(sorted(columns.items(), key=lambda one: one[0] in YARDSTICKS))
-    yield figure(charts.strip(f"{run.result['suite']}, {run.label}", columns))
+    return dict(sorted(columns.items(), key=lambda one: one[0] in YARDSTICKS))
+
+
+def race(run: Run, figure: Callable[[str], str]) -> Iterator[str]:
+    """A race: the drawing, what it comes to, what was lost, and every number."""
+    summaries = run.result["summary"]
+    yield drawing(run, figure)
     shown = {name.replace("best peer", "fastest peer"): one for name, one in summaries.items()}
     yield table(
         ["times as long as einheads", "geometric mean", "worst", "where", "cases"],
@@ -142,7 +184,7 @@ def race(run: Run, figure: Callable[[str], str]) -> Iterator[str]:
             f"{median(parts):.0%} in the median, from {min(parts):.0%} to {max(parts):.0%}."
         )
     yield losses(run)
-    names = [name for name in columns if name != "fastest peer"]
+    names = [name for name in contestants(run) if name != "fastest peer"]
     rows = [
         (
             row["case"],
@@ -159,16 +201,20 @@ def race(run: Run, figure: Callable[[str], str]) -> Iterator[str]:
     yield unfold(f"All {len(rows)} cases", table(heads, rows))
 
 
-def goals(run: Run) -> Iterator[str]:
-    """What was to be reached, and what was."""
-    found = [(goal, goal.reached(run.rows)) for goal in GOALS.get(run.result["suite"], ())]
-    rows = [
-        (str(goal), charts.times(value), "met" if goal.met(value) else "**missed**")
-        for goal, value in found
-        if value is not None
-    ]
-    if rows:
-        yield table(["goal", "measured", ""], rows)
+def goals(same: Sequence[Run]) -> Iterator[tuple[str, ...]]:
+    """What was to be reached in a suite, and what was in each of its runs."""
+    for goal in GOALS.get(same[0].result["suite"], ()):
+        reached = [goal.reached(run.rows) for run in same]
+        if any(value is not None for value in reached):
+            yield (
+                str(goal),
+                *(
+                    ""
+                    if value is None
+                    else f"{charts.times(value)} {'met' if goal.met(value) else '**missed**'}"
+                    for value in reached
+                ),
+            )
 
 
 def losses(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""What is made while the site is built: the cards of the collection, and the page of benchmarks."""
+"""What is made while the site is built: the cards of the collection, the pages of benchmarks."""
 
 import doctest
 import inspect
@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -149,10 +150,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def page_of(hooks: ModuleType, folder: Path) -> str:
+    """The page of the only file in a folder."""
+    ((_, page),) = hooks.races.pages(hooks.figure, folder)
+    return str(page)
+
+
 def test_losses_are_shown_like_wins(hooks: ModuleType, folder: Path) -> None:
     """Each case is a mark, losses on their side of the line, and they are listed with the peer."""
-    page = hooks.races.benchmarks(hooks.figure, folder)
-    svg = ET.fromstring(re.search(r"<svg.*?</svg>", page)[0])
+    page = page_of(hooks, folder)
+    drawn = re.search(r"<svg.*?</svg>", page)[0]
+    svg = ET.fromstring(drawn)
     marks = [*svg.iter(f"{SPACE}circle"), *svg.iter(f"{SPACE}path")]
     # For the loop, and for the fastest peer, which is the loop.
     assert [one.get("class") for one in marks] == ["win", "win", "loss", "loss"]
@@ -164,29 +172,49 @@ def test_losses_are_shown_like_wins(hooks: ModuleType, folder: Path) -> None:
     assert "slower in 1 of 2 cases" in svg.findtext(f"{SPACE}desc")
     assert "In 1 of 2 cases a peer is more than 5% faster" in page
     assert "| `b i, o i -> b o` | b=4 i=8 o=6 | loop | 0.50 | 2.00 |" in page
+    assert drawn in hooks.races.benchmarks(hooks.figure, folder)
 
 
-def test_page_of_benchmarks_names_goal_mean_worst_and_limit(
-    hooks: ModuleType, folder: Path
-) -> None:
-    """Whatever the files hold."""
-    page = hooks.races.benchmarks(hooks.figure, folder)
-    assert "## few: why\n\n### few, " in page
-    assert "### few, A, B, 1 thread" in page
+def test_page_of_a_file_names_machine_mean_worst_and_limit(hooks: ModuleType, folder: Path) -> None:
+    """Whatever the file holds."""
+    page = page_of(hooks, folder)
+    assert "# A, B, 1 thread\n\n" in page
+    assert "\n\n## few: why\n\n" in page
     assert "| loop | 1.00 | 0.50 | lost | 2 |" in page
     assert "| won | 2.00 | 25% | 2.00 |" in page
     assert "reaches 25% in the median, from 25% to 25%" in page
     assert "| peak | 3.00 | 4.00 | 5.00 |" in page
-    machine = hooks.races.machines(folder)
     for words in ("A, B, C", "a clock", "torch 2.0", "70 G multiply-adds/s", "9 GB/s for 1 MiB"):
-        assert words in machine
+        assert words in page
+
+
+def test_page_of_benchmarks_compares_machines_by_goal(
+    hooks: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A column for each run of a suite, where it was run, and the way to every case."""
+    path = folder / "one.json"
+    document = json.loads(path.read_text())
+    document["machine"]["processor"] = "D"
+    document["results"] = document["results"][:1]
+    document["results"][0]["rows"][1]["numbers"]["loop"] = 1.5
+    (folder / "two.json").write_text(json.dumps(document))
+    goal = hooks.races.GOALS["heads"][0]
+    monkeypatch.setitem(hooks.races.GOALS, "few", (replace(goal, columns=("loop",), bound=1.4),))
+    page = hooks.races.benchmarks(hooks.figure, folder)
+    assert page.count("## few: why") == 1
+    assert "| goal | A, B, 1 thread | D, 1 thread |" in page
+    assert "| 1.00 **missed** | 1.73 met |" in page
+    assert page.count("<svg") == 1
+    told = hooks.races.machines(folder)
+    assert "| [A, B, 1 thread](benchmarks/one.md) | C | torch 2.0 | 4 |" in told
+    assert "| [D, 1 thread, few](benchmarks/two.md) | C | torch 2.0 | 2 |" in told
 
 
 def test_no_loss_is_said_too(hooks: ModuleType, folder: Path) -> None:
     """And a difference within the noise is none."""
     path = folder / "one.json"
     path.write_text(path.read_text().replace("0.5", "0.96"))
-    page = hooks.races.benchmarks(hooks.figure, folder)
+    page = page_of(hooks, folder)
     assert "No peer is more than 5% faster in any of 2 cases." in page
 
 
@@ -195,7 +223,7 @@ def test_page_is_made_from_what_the_command_writes(hooks: ModuleType, tmp_path: 
     kinds = ("heads", "training", "overhead", "memory")
     options = Options(kinds, rounds=1, span=1e-5, largest=3, search=False, progress=False)
     assert list(tell(options, tmp_path / "short.json"))
-    page = hooks.races.benchmarks(hooks.figure, tmp_path)
+    page = page_of(hooks, tmp_path)
     written = json.loads((tmp_path / "short.json").read_text())
     for result in written["results"]:
         assert f"## {result['suite']}: {result['purpose']}" in page
@@ -215,8 +243,15 @@ def test_committed_benchmarks_were_written_by_the_command(hooks: ModuleType) -> 
         for result in document["results"]:
             assert result["clock"]
             assert str(result["threads"]) in document["limits"]
-    for drawing in re.findall(r"<svg.*?</svg>", hooks.made("benchmarks")):
-        ET.fromstring(drawing)
+    pages = dict(hooks.races.pages(hooks.figure))
+    assert list(pages) == [path.stem for path in files]
+    for page in (hooks.made("benchmarks"), *pages.values()):
+        # A browser lays out half a million characters in a moment, and millions in a minute.
+        assert len(page) < 5e5
+        for drawing in re.findall(r"<svg.*?</svg>", page):
+            ET.fromstring(drawing)
+    for name in pages:
+        assert f"(benchmarks/{name}.md)" in hooks.made("machines")
 
 
 def test_nothing_in_a_chart_leaves_its_frame(hooks: ModuleType) -> None:
