@@ -20,15 +20,16 @@ from .walks import Walks
 # 8192 lines that are half full, pages and how many of them stay known, memory that comes fresh from
 # the system from 32 MiB on; few rows, long rows, how many summed numbers hide that a result is
 # written, how many results hide that sums wait, and how many that they are added to a vector. They
-# are those of a CPU with AVX-512; other ones fit AVX2 no better. That CPU alone showed two more:
-# how few columns BLAS multiplies badly, and how much a third cache holds that others use as well.
+# are those of a CPU with AVX-512; other ones fit AVX2 no better. A CPU with AVX2 alone showed more:
+# how few columns BLAS multiplies badly, how many rows it wants to share among threads, and how much
+# a third cache holds that others use as well.
 _VECTOR = 16
 _L1_LINES, _L2_LINES = 512, 8192
 _SKINNY, _WIDE, _HIDDEN, _WAITING, _SHORT = 8, 512, 32, 512, 64
 _L2_BYTES = 1 << 20
 FRESH_BYTES = 1 << 25
 _PAGE, _PAGES = 4096, 1024
-_FEW, _HELD_BYTES = 12, 1 << 22
+_FEW, _SHARED, _HELD_BYTES = 12, 256, 1 << 22
 # Below this many multiply-adds for a matrix, torch's own loops replace BLAS in a stack.
 _TINY = 400
 
@@ -64,6 +65,7 @@ class Costs(Walks):
             cost += count * (rates.copy_strided + self.distance(loops))
         else:
             cost += count * rates.copy_number
+            cost += count / size * rates.run_waiting * self.waiting_for(loops)
             if count * self.itemsize > _L2_BYTES:
                 cost += count / size * rates.copy_jump
             # The rest of a line is wanted when the loops inside of the one that reads it have run.
@@ -106,12 +108,14 @@ class Costs(Walks):
             cost += rates.copy_page * min(1.0, math.log2(pages / _PAGES) / 4)
         if step * self.itemsize % _PAGE == 0 and size > _VECTOR:
             cost += rates.copy_collision
+        return cost + rates.copy_waiting * self.waiting_for(loops)
+
+    def waiting_for(self, loops: Sequence[tuple[int, int]]) -> float:
+        """Which part of what is read in these loops no cache holds."""
         held = self.itemsize
         for inner, step in loops:
             held *= inner if step else 1
-        if held > _HELD_BYTES:
-            cost += rates.copy_waiting * min(1.0, math.log2(held / _HELD_BYTES))
-        return cost
+        return min(1.0, math.log2(held / _HELD_BYTES)) if held > _HELD_BYTES else 0.0
 
     def moved(self, count: int) -> float:
         """What it costs that so many numbers do not stay in the cache."""
@@ -151,6 +155,8 @@ class Costs(Walks):
         size, step = loops[-1]
         if step == 1:
             cost = count * rates.sum_near + count / size * rates.sum_run
+            every = self.walk((*outer, *inner), layout)
+            cost += count / every[-1][0] * rates.run_waiting * self.waiting_for(every)
         elif len(loops) == 1 and outer and strides.get(outer[-1], 0) == 1:
             # Whole vectors of columns are added, unless there are two loops to add over.
             width = self.walk(outer, layout)[-1][0]
@@ -208,6 +214,8 @@ class Costs(Walks):
             each += rows * self.narrow(columns, contract, left, right)
             if padded < _WAITING:
                 each += contract * (1 - padded / _WAITING) * self.waiting(columns, left, right)
+            if not stacked and rows < _SHARED:
+                each += work * (1 - rows / _SHARED) * rates.few_rows
             if right and not left and rows < _SKINNY:
                 each += work * rates.skinny
             each += rows * contract * (rates.left_near if left else rates.left_far)

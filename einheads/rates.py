@@ -42,6 +42,7 @@ AVX512 = Rates(
     copy_page=0.0854,
     copy_collision=1.08,
     copy_waiting=0.0,
+    run_waiting=0.0,
     cold=0.106,
     fresh=0.745,
     cold_multiply=0.07,
@@ -60,6 +61,7 @@ AVX512 = Rates(
     few_dots=0.0,
     few_dot=0.0,
     few_crossed=0.0,
+    few_rows=0.0,
     summed_plain=1.35,
     summed_dot=0.0337,
     summed_apart=0.815,
@@ -97,7 +99,12 @@ AVX512 = Rates(
 # lowerings of 2,150 contractions. On the quarter of these that was kept back, the choice takes
 # 1.140 times as long as the fastest lowering in the geometric mean, 4.72 times at worst, and a
 # price is typically off by a factor of 1.29; with the rates above it would take 1.223 times as
-# long. Of the worst losses half were gone when they were timed again.
+# long. Of the worst losses half were gone when they were timed again. Three rates were then set by
+# hand: `ragged` to what products of 16 to 103 columns take when they are timed one by one, which
+# the fit had bent; `few_rows` to where the same choices lose least with one thread and with two;
+# `run_waiting` to less than the 25 that sums and copies of 8 to 32 MiB show, since more of it made
+# choices no better. On 1,000 other contractions (26,223 lowerings) the choice takes 1.127 times as
+# long as the fastest one with one thread (1.135 before) and 1.105 with two (1.135).
 AVX2 = Rates(
     view=2110.0,
     copy_call=5000.0,
@@ -118,6 +125,7 @@ AVX2 = Rates(
     copy_page=1.2,
     copy_collision=3.12,
     copy_waiting=1.12,
+    run_waiting=10.0,
     cold=0.119,
     fresh=0.457,
     cold_multiply=0.00399,
@@ -131,11 +139,12 @@ AVX2 = Rates(
     sum_plane=56.5,
     matrix=109.0,
     multiply_add=0.0265,
-    ragged=0.749,
+    ragged=0.35,
     few=1.37,
     few_dots=0.0195,
     few_dot=3.71,
     few_crossed=0.192,
+    few_rows=0.015,
     summed_plain=0.27,
     summed_dot=0.0198,
     summed_apart=0.25,
@@ -190,6 +199,7 @@ CUDA = Rates(
     copy_page=0.0,
     copy_collision=0.0,
     copy_waiting=0.0,
+    run_waiting=0.0,
     cold=0.0,
     fresh=0.0,
     cold_multiply=0.0,
@@ -208,6 +218,7 @@ CUDA = Rates(
     few_dots=0.0,
     few_dot=0.0,
     few_crossed=0.0,
+    few_rows=0.0,
     summed_plain=0.02,
     summed_dot=0.02,
     summed_apart=0.02,

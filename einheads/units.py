@@ -30,6 +30,8 @@ class Rates:
         copy_page: the same, if so many pages are touched meanwhile that their addresses are gone.
         copy_collision: the same, if the lines share a set of the first cache.
         copy_waiting: the same, if no cache holds the operand.
+        run_waiting: a run of a copy or a sum that does not begin where the one before ends, if no
+            cache holds the operand.
         cold: a number that is copied or multiplied beyond what the second cache holds.
         fresh: a number written to memory that the system hands out page by page.
         cold_multiply: what it adds that the number is multiplied, not copied.
@@ -50,6 +52,8 @@ class Rates:
         few_dot: each of these dot products.
         few_crossed: a number of the left matrix for each of so few columns, where the summed axes
             lie innermost in the right matrix only.
+        few_rows: a multiply-add of a single product, less and less the more rows there are: threads
+            share rows, and BLAS likes them better than columns alone, too.
         summed_plain: a step along the summed axes of a product of few rows and columns, where each
             addition waits for the one before; the left matrix stored with the summed axes
             innermost, the right one with the columns.
@@ -102,6 +106,7 @@ class Rates:
     copy_page: float
     copy_collision: float
     copy_waiting: float
+    run_waiting: float
     cold: float
     fresh: float
     cold_multiply: float
@@ -120,6 +125,7 @@ class Rates:
     few_dots: float
     few_dot: float
     few_crossed: float
+    few_rows: float
     summed_plain: float
     summed_dot: float
     summed_apart: float

@@ -320,6 +320,50 @@ def test_columns_that_fill_no_vector(columns: int, left: bool, right: bool) -> N
         assert more == pytest.approx(each * (AVX2.few + right * 3 * AVX2.few_crossed))
 
 
+@pytest.mark.parametrize(("rows", "stacked"), [(10, False), (255, False), (256, False), (10, True)])
+def test_few_rows_of_a_single_product(rows: int, stacked: bool) -> None:  # noqa: FBT001
+    """They cost more, the fewer they are; in a stack threads share the matrices."""
+
+    def price(rates: Rates) -> float:
+        return Costs(rates, {}, 4).product(
+            1, rows, 4000, 30, left=True, right=False, stacked=stacked
+        )
+
+    more = price(AVX2) - price(replace(AVX2, few_rows=0.0))
+    short = 0.0 if stacked else 1 - rows / 256
+    assert more == pytest.approx(rows * 4000 * 30 * short * AVX2.few_rows, abs=1e-6)
+
+
+@pytest.mark.usefixtures("avx2")
+def test_threads_get_rows_to_share() -> None:
+    """Many rows are better than many columns, unless they have to be copied for it."""
+    bound = bind(parse("a c d, d b -> a b c"), [(90, 85, 90), (90, 85)])
+    steps = lower(bound, plan(bound))
+    assert steps.copies == ()
+    assert steps.steps[0].dims == (("a",), ("c",), ("b",))
+
+
+def test_what_no_cache_holds_is_read_in_its_order() -> None:
+    """Each run that begins elsewhere has to wait for memory, in a copy as in a sum."""
+    sizes = {"a": 8, "b": 512, "c": 8, "d": 64}
+    stored = in_order(tuple((name,) for name in sizes), sizes)
+
+    def waited(dims: str, sizes: dict[str, int]) -> tuple[float, float]:
+        costs, patient = (
+            Costs(rates, sizes, 4) for rates in (AVX2, replace(AVX2, run_waiting=0.0))
+        )
+        apart = tuple((name,) for name in dims)
+        return (
+            costs.sum(apart, stored, ["d"]) - patient.sum(apart, stored, ["d"]),
+            costs.copy(tuple(dims), stored) - patient.copy(tuple(dims), stored),
+        )
+
+    assert waited("abcd", sizes) == pytest.approx([AVX2.run_waiting] * 2)
+    assert waited("acbd", sizes) == pytest.approx([8 * 512 * 8 * AVX2.run_waiting] * 2)
+    # A cache holds less.
+    assert waited("acbd", sizes | {"b": 64}) == (0.0, 0.0)
+
+
 def test_sums_over_an_outer_axis_are_priced_by_whole_planes() -> None:
     """Axes that lie next to each other in memory are one long row of columns."""
     sizes = {"a": 9, "b": 91, "c": 105, "d": 3}
