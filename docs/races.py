@@ -1,6 +1,6 @@
-"""The page of benchmarks, from the files that `python -m einheads bench --json FILE` writes.
+"""The pages of benchmarks, from the files that `python -m einheads bench --json FILE` writes.
 
-Nothing on the page is written by hand: machines, goals, tables and drawings are what the files in
+Nothing on them is written by hand: machines, goals, tables and drawings are what the files in
 `assets/benchmarks` hold. The file is used by `hooks.py`, and is no page.
 """
 

@@ -12,8 +12,8 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,17 @@ class Watch:
                 return max(1, math.ceil(repeats * self.span / taken))
             # Short measurements mislead: at most ten times longer at a time.
             repeats *= min(10, max(2, math.ceil(self.span / max(taken, 1e-9))))
+
+
+@contextmanager
+def with_threads(number: int) -> Iterator[None]:
+    """Let torch use so many threads meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 # Names of settings of the GNU C library: from how many free bytes on the end of its memory is given

@@ -57,7 +57,7 @@ def test_a_fit_finds_the_rates_behind_the_times() -> None:
     """Times that follow other rates are learned: the choice loses less, and a rate is found."""
     answers = answered(24)
     before = [answer.lost(AVX512) for answer in answers]
-    found = judged(answers, AVX512)
+    found = judged([[answer] for answer in answers], AVX512)
     after = [answer.lost(found.rates) for answer in answers]
     assert max(before) > 1.05
     assert sum(after) < sum(before)
@@ -66,6 +66,27 @@ def test_a_fit_finds_the_rates_behind_the_times() -> None:
     assert found.lessons == 24
     assert found.lowerings == sum(len(answer.steps) for answer in answers)
     assert found.worst >= found.fresh >= 1
+
+
+def test_more_threads_are_not_cheaper_on_the_whole() -> None:
+    """Times with other threads count as much, by their ratios: what is only faster changes none."""
+    answers = answered(16)
+    faster = [replace(one, seconds=tuple(taken / 3 for taken in one.seconds)) for one in answers]
+    alone = judged([[one] for one in answers], AVX512)
+    both = judged([*map(list, zip(answers, faster, strict=True))], AVX512)
+    assert both.lessons == alone.lessons == 16
+    assert both.lowerings == 2 * alone.lowerings
+    assert both.error == pytest.approx(alone.error, rel=1e-3)
+    for name in RATES:
+        assert getattr(both.rates, name) == pytest.approx(getattr(alone.rates, name), rel=0.02)
+    # If threads make stacks slow, stacks are worth less than by one thread alone.
+    stacks = replace(AVX512, bmm_call=90000.0)
+    other = [
+        replace(one, seconds=tuple(one.price(k, stacks) * 1e-9 for k in range(len(one.steps))))
+        for one in answers
+    ]
+    mixed = judged([*map(list, zip(answers, other, strict=True))], AVX512)
+    assert mixed.rates.bmm_call > 1.2 * alone.rates.bmm_call
 
 
 def test_units_times_rates_are_the_price() -> None:
@@ -78,8 +99,9 @@ def test_units_times_rates_are_the_price() -> None:
         )
 
 
+@pytest.mark.parametrize("threads", [(), ("--threads", "1", "2")])
 def test_calibrate_on_the_command_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    threads: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It prints the rates as Python that `rates.py` can hold, and where they come from."""
     monkeypatch.setattr(calibrate_module, "COUNT", 8)
@@ -87,8 +109,12 @@ def test_calibrate_on_the_command_line(
     monkeypatch.setattr(calibrate_module, "_PASSES", 1)
     monkeypatch.setattr(calibrate_module, "operations", small_operations)
     monkeypatch.setattr(calibrate_module, "lessons", lambda count, seed: small_lessons(count))
-    assert main(["bench", "--calibrate"]) == 0
+    before = torch.get_num_threads()
+    assert main(["bench", "--calibrate", *threads]) == 0
+    assert torch.get_num_threads() == before
     out = capsys.readouterr().out
+    assert "# counted: cpu time of the thread with threads: 1" in out
+    assert (", wall time with threads: 2\n" in out) == bool(threads)
     assert "8 contractions" in out
     assert "40 timed operations" in out
     namespace: dict[str, object] = {"Rates": Rates}

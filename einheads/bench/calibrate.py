@@ -2,16 +2,18 @@
 
 `python -m einheads bench --calibrate` times single operations, and finds rates that tell how long
 each takes. It goes on with contractions that no suite has, times every lowering of each, and moves
-the rates until the cheapest by price is the fastest by the clock. It prints them as they stand in
-`rates.py`, with the machine and with what the fit is worth.
+the rates until the cheapest by price is the fastest by the clock. Rates do not depend on threads,
+so lowerings can be timed with several numbers of them, to find what is good with all. It prints the
+rates as they stand in `rates.py`, with the machine and with what the fit is worth.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ from tqdm import tqdm
 
 from einheads.costs import FRESH_BYTES
 from einheads.rates import Rates, cpu_kind, rates_for
-from einheads.stopwatch import Watch, keep_memory
+from einheads.stopwatch import Watch, keep_memory, with_threads
 
 from .lessons import Answer, lessons, study
 from .operations import Operation, clocked, operations
@@ -41,7 +43,7 @@ class Fit:
         rates: the rates.
         operations: how many single ones were timed.
         off: by which factor the price of one of these is typically off.
-        lowerings: how many were timed.
+        lowerings: how many were timed, those with other threads again.
         lessons: of how many contractions.
         seen: mean loss of time by the choice, 1.02 for two percent, on the lessons of the fit.
         fresh: the same on lessons that were kept back.
@@ -177,7 +179,7 @@ def _sums(values: Tensor, group: Tensor, count: int) -> Tensor:
 
 
 def calibrate(
-    watch: Watch,
+    watches: Sequence[Watch],
     count: int | None = None,
     seed: int = 2026,
     dtype: torch.dtype = torch.float32,
@@ -187,7 +189,7 @@ def calibrate(
     """Time operations and lowerings, and fit rates to them.
 
     Args:
-        watch: how time is taken.
+        watches: how time is taken, for each number of threads; single operations only by the first.
         count: how many contractions, `COUNT` by default.
         seed: of the contractions.
         dtype: of all numbers.
@@ -195,11 +197,12 @@ def calibrate(
     """
     # Large results are fresh memory in most programs, and their price says so.
     keep_memory(FRESH_BYTES)
+    first = watches[0]
     count = COUNT if count is None else count
     single = [*operations(OPERATIONS, seed)]
-    with torch.no_grad():
-        seconds = clocked(single, watch, dtype, _PASSES, progress=progress)
-    start, off = settle(single, seconds, rates_for(watch.device), dtype.itemsize)
+    with torch.no_grad(), with_threads(first.threads):
+        seconds = clocked(single, first, dtype, _PASSES, progress=progress)
+    start, off = settle(single, seconds, rates_for(first.device), dtype.itemsize)
     bar = tqdm(
         lessons(count, seed),
         desc="calibrate",
@@ -207,22 +210,31 @@ def calibrate(
         leave=False,
         disable=None if progress else True,
     )
+    answers: list[list[Answer]] = []
     with torch.no_grad():
-        answers = [study(lesson, watch, dtype) for lesson in bar]
+        for lesson in bar:
+            answers.append([])
+            # One after the other, so that a slow hour of the machine is none of few threads alone.
+            for watch in watches:
+                with with_threads(watch.threads):
+                    answers[-1].append(study(lesson, watch, dtype))
     return judged(answers, start, len(single), off)
 
 
-def judged(answers: Sequence[Answer], start: Rates, single: int = 0, off: float = 1.0) -> Fit:
-    """Fit to three quarters of the answers, and judge by the last one.
+def judged(
+    answers: Sequence[Sequence[Answer]], start: Rates, single: int = 0, off: float = 1.0
+) -> Fit:
+    """Fit to three quarters of the lessons, and judge by the last one.
 
     Args:
-        answers: what was timed.
+        answers: to each lesson, one for each number of threads.
         start: the rates to begin with.
         single: to how many single operations these were fitted.
         off: how far off they are for these.
     """
-    seen = [answer for number, answer in enumerate(answers) if number % 4]
-    back = list(answers[::4])
+    level = _leveled(answers)
+    seen = [answer for number, some in enumerate(level) if number % 4 for answer in some]
+    back = [answer for some in level[::4] for answer in some]
     rates = fit(seen, start)
     lost = [answer.lost(rates) for answer in back]
     error = sorted(
@@ -234,7 +246,7 @@ def judged(answers: Sequence[Answer], start: Rates, single: int = 0, off: float 
         rates=rates,
         operations=single,
         off=off,
-        lowerings=sum(len(answer.steps) for answer in answers),
+        lowerings=sum(len(answer.steps) for some in answers for answer in some),
         lessons=len(answers),
         seen=_mean([answer.lost(rates) for answer in seen]),
         fresh=_mean(lost),
@@ -243,27 +255,45 @@ def judged(answers: Sequence[Answer], start: Rates, single: int = 0, off: float 
     )
 
 
+def _leveled(answers: Sequence[Sequence[Answer]]) -> list[list[Answer]]:
+    """The same, as if more threads were not faster on the whole: only ratios matter in a price."""
+    base = [min(some[0].seconds) for some in answers]
+    columns = []
+    for column in zip(*answers, strict=True):
+        fastest = [min(answer.seconds) for answer in column]
+        factor = median(one / other for one, other in zip(base, fastest, strict=True))
+        columns.append(
+            [
+                replace(answer, seconds=tuple(taken * factor for taken in answer.seconds))
+                for answer in column
+            ]
+        )
+    return [[*some] for some in zip(*columns, strict=True)]
+
+
 def _mean(ratios: Sequence[float]) -> float:
     return math.exp(math.fsum(map(math.log, ratios)) / len(ratios))
 
 
-def tell(watch: Watch, *, progress: bool = True) -> Iterator[str]:
+def tell(watches: Sequence[Watch], *, progress: bool = True) -> Iterator[str]:
     """Calibrate, and give the lines to print: where the rates come from, and the rates.
 
     Args:
-        watch: how time is taken.
+        watches: how time is taken, for each number of threads.
         progress: whether to show a progress bar.
     """
-    found = calibrate(watch, progress=progress)
+    found = calibrate(watches, progress=progress)
+    clocks = ", ".join(f"{watch.clock} with threads: {watch.threads}" for watch in watches)
+    device = watches[0].device
     yield f"# {found.operations:,} timed operations; from there:"
     yield f"#   the price of one was typically off by a factor of {found.off:.2f}"
     yield f"# {found.lowerings:,} timed lowerings of {found.lessons} contractions"
-    yield f"# counted: {watch.clock}; threads: {watch.threads}"
+    yield f"# counted: {clocks}"
     yield "# the chosen lowering against the fastest one, geometric mean:"
     yield f"#   {found.fresh:.3f} on contractions that were kept back, {found.worst:.2f} at worst"
     yield f"#   {found.seen:.3f} on those of the fit"
     yield f"# a price is typically off by a factor of {found.error:.2f}"
-    yield f"{(cpu_kind() if watch.device == 'cpu' else watch.device).upper()} = Rates("
+    yield f"{(cpu_kind() if device == 'cpu' else device).upper()} = Rates("
     for name, rate in asdict(found.rates).items():
         yield f"    {name}={rate!r},"
     yield ")"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -19,7 +18,7 @@ from einheads import __version__
 from einheads.errors import EinheadsError, count, nearest
 from einheads.given import fix_spaces
 from einheads.pattern import parse
-from einheads.stopwatch import Limits, Watch, keep_memory, limits
+from einheads.stopwatch import Limits, Watch, keep_memory, limits, with_threads
 from einheads.tuned import device_name
 
 from . import calibrate, report
@@ -88,7 +87,7 @@ def run(options: Options) -> Iterator[tuple[Result, Limits]]:
     keep_memory()
     for threads in options.threads:
         watch = Watch(torch.device(options.device).type, threads, options.rounds, options.span)
-        with _threads(threads):
+        with with_threads(threads):
             # The largest product is only worth its time where something is compared with it.
             side = None if options.largest is None else 64
             bound = limits(watch, options.dtype, side)
@@ -167,7 +166,7 @@ def calibrated(options: Options) -> Iterator[str]:
     """Fit the rates of the cost model to this machine, and give them as lines of `rates.py`.
 
     Args:
-        options: of which the device and the first number of threads are heeded.
+        options: of which the device and the numbers of threads are heeded.
     """
     if options.suites or options.pattern is not None:
         raise EinheadsError(
@@ -176,10 +175,9 @@ def calibrated(options: Options) -> Iterator[str]:
         )
     _check_device(options.device)
     yield from report.about(about(options))
-    threads = options.threads[0]
     device = torch.device(options.device).type
-    with _threads(threads):
-        yield from calibrate.tell(Watch(device, threads, 3, 1e-3), progress=options.progress)
+    watches = [Watch(device, threads, 3, 1e-3) for threads in options.threads]
+    yield from calibrate.tell(watches, progress=options.progress)
 
 
 def about(options: Options) -> dict[str, Any]:
@@ -265,13 +263,3 @@ def _check_device(device: str) -> None:
             f"device={device!r} cannot be used on this machine",
             notes=["write: a device that torch finds, such as --device cpu"],
         ) from error
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
