@@ -344,6 +344,7 @@ def test_overhead_tells_einsum_and_layer_apart() -> None:
     assert set(overhead(linear, QUICK).numbers) == {
         *without,
         "layer above, us",
+        "plain module above, us",
         "nn.Linear above, us",
     }
 

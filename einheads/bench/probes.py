@@ -34,6 +34,18 @@ from .races import operands_for
 from .result import Row
 
 
+class _Plain(nn.Module):
+    """A module as anybody writes it: it holds the weights, and its forward is one call."""
+
+    def __init__(self, pattern: str, weights: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.pattern = pattern
+        self.weights = tuple(weights)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return einsum(self.pattern, *inputs, *self.weights)
+
+
 def overhead(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Row:
     """Microseconds of a call above the bare operations of its own program."""
     operands = operands_for(case, watch, dtype)
@@ -57,6 +69,8 @@ def overhead(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Ro
         given = operands[:inputs]
         agree("layer", case, layer(*given), reference(case, operands))
         racers.append(Racer("layer", lambda: layer(*given)))
+        plain = _Plain(pattern, operands[inputs:])
+        racers.append(Racer("plain", lambda: plain(*given)))
         if isinstance(program.steps.steps[0], Linear) and len(program.steps.steps) == 1:
             x, weight = operands
             linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False).to(weight)
@@ -71,7 +85,9 @@ def overhead(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Ro
     }
     if case.weights:
         numbers["layer above, us"] = times.difference("layer", "einsum") * 1e6
-    # What no layer can be without: the call of a module that does nothing.
+        # What no layer can be without, where the operations have left little in the caches.
+        numbers["plain module above, us"] = times.difference("plain", "einsum") * 1e6
+    # The call of a module that does nothing, again and again.
     numbers["empty module, us"] = times.median("module") * 1e6
     if "nn.Linear" in times.rounds:
         numbers["nn.Linear above, us"] = times.difference("nn.Linear", "F.linear") * 1e6
