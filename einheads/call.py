@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import handle_torch_function
 from torch.utils.checkpoint import checkpoint
 
 from .operands import Declaration, check_mixture, check_support, check_types
@@ -181,12 +183,15 @@ def _miss(
     given: tuple[tuple[str, int], ...],
     tensors: Sequence[Tensor],
 ) -> _Entry:
+    if any(_stands_in(one) for one in tensors):
+        told = partial(handle_torch_function, apply, tensors, declaration, given)
+        return told, (), None, None
     declared = _declared(declaration)
     prepared = prepare(declared, given, tensors)
-    told = [size for _, size in given]
+    numbers = [size for _, size in given]
     for one in tensors:
-        told += (*one.shape, *one.stride())
-    if not all(type(size) is int for size in told):
+        numbers += (*one.shape, *one.stride())
+    if not all(type(size) is int for size in numbers):
         return prepared.lowered.program.run, prepared.extra, None, None
     recorder = cache.recorder
     if recorder is not None:
@@ -204,6 +209,14 @@ def _miss(
     entry = run, prepared.extra, schedule, instead
     cache.remember((declaration, given, autocasts(), _parts(tensors, grad=grad)), entry)
     return entry
+
+
+def _stands_in(one: object) -> bool:
+    """Whether it is no tensor, but says itself what a function of torch makes of it.
+
+    `torch.fx.symbolic_trace` runs the Python code on such objects, and notes the call down.
+    """
+    return not isinstance(one, Tensor) and hasattr(type(one), "__torch_function__")
 
 
 def _checkpointed(run: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -24,6 +24,7 @@ from torch.func import functional_call
 
 import einheads
 from cases import as_numpy, assert_agrees
+from einheads.call import apply
 from oracle import Array, oracle
 
 
@@ -300,6 +301,40 @@ class TestCompile:
         compiled = torch.compile(module, fullgraph=True, backend=Counting())
         promise.check(compiled(*inputs), inputs, module)
         promise.check(module(*inputs), inputs, module)
+
+
+class TestSymbolicTrace:
+    """`torch.fx.symbolic_trace` sees a call as one function, with whatever shapes."""
+
+    def test_a_layer_is_one_call_with_its_parameters(self) -> None:
+        """The graph module shares them, takes other sizes, and has the gradients of the layer."""
+        layer = einheads.Einsum("b h i, h o i -> b h o", h=3, i=5, o=7, bias="h o").double()
+        traced = torch.fx.symbolic_trace(torch.nn.Sequential(layer, torch.nn.Tanh()))
+        (call,) = traced.graph.find_nodes(op="call_function", target=apply)
+        nodes = [node for node in call.args if isinstance(node, torch.fx.Node)]
+        names = [node.target for node in nodes if node.op == "get_attr"]
+        assert names == ["0.weight", "0.bias"]
+        for size in (2, 11):
+            x = torch.randn(size, 3, 5, dtype=torch.float64, requires_grad=True)
+            found, expected = traced(x), layer(x).tanh()
+            torch.testing.assert_close(found, expected)
+            into = [x, *layer.parameters()]
+            for one, other in zip(
+                torch.autograd.grad(found.sum(), into),
+                torch.autograd.grad(expected.sum(), into),
+                strict=True,
+            ):
+                torch.testing.assert_close(one, other)
+
+    def test_a_function_takes_sizes_and_several_operands(self) -> None:
+        """The graph keeps the pattern and the given sizes; mistakes are told when it runs."""
+        traced = torch.fx.symbolic_trace(
+            lambda x, y: einheads.einsum("b (h i), h i o -> b o h", x, y, h=2)
+        )
+        x, y = torch.randn(5, 6), torch.randn(2, 3, 4)
+        torch.testing.assert_close(traced(x, y), torch.einsum("bhi,hio->boh", x.view(5, 2, 3), y))
+        with pytest.raises(einheads.SizeError, match="h=2, i=4 would make it 8"):
+            traced(x, torch.randn(2, 4, 4))
 
 
 class TestExport:
