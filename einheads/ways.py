@@ -101,6 +101,11 @@ class _Search:
         self.work = self.count * self.costs.count(step.contract)
         self.limit = math.inf
         self.ways: list[tuple[float, Way]] = []
+        # Which operand torch has on the left: the right one, if the output begins with its axes.
+        self.turned = bool(self.wanted and step.left_axes and step.right_axes) and (
+            max(map(self.wanted.index, step.right_axes))
+            < min(map(self.wanted.index, step.left_axes))
+        )
         # What torch does itself, whether it copies, and the lowest price of what does not.
         self.own: tuple[float, Way] | None = None
         self.own_copies = False
@@ -259,12 +264,11 @@ class _Search:
                                 swapped,
                                 (one.near, other.near),
                             )
-                            # Torch keeps the sides and loops over nothing; what it copies, it
-                            # copies as a matrix product is written, and copies that it makes for
-                            # nothing are left out.
-                            plain = (first.free or first.near) and (second.free or not second.near)
-                            free = first.free and second.free
-                            self.add(price, way, free=free, own=plain and not (swapped or looped))
+                            # Torch loops over nothing; what it copies, it copies as a matrix
+                            # product is written, and copies that it makes for nothing are left out.
+                            plain = (one.free or one.near) and (other.free or not other.near)
+                            torchs = plain and swapped == self.turned and not looped
+                            self.add(price, way, free=one.free and other.free, own=torchs)
 
     def batches(self, axes: Dim) -> list[Dim]:
         """The orders of a batch: as it lies in either operand, or as the output has it."""

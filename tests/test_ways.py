@@ -1,5 +1,6 @@
 """The search: every way is right for all strides, few are written down, and copies are real."""
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from einheads import beam
 from einheads import lower as lowering
+from einheads import ways as search_module
+from einheads.bench.contestants import letters
 from einheads.bench.probes import CopyCounter
 from einheads.bench.suites import random_cases
 from einheads.candidates import Candidate, Traits
@@ -254,11 +258,10 @@ def test_what_is_hardly_cheaper_is_left_to_torch() -> None:
             kept += 1
             continue
         left += 1
-        # Torch's own: nothing is looped over, the left operand is on the left, and what is copied
-        # is copied as a matrix product is written.
+        # Torch's own: nothing is looped over, and what is copied is copied as a matrix product is
+        # written.
         ((price, way),) = wary
         assert isinstance(way, Candidate)
-        assert not way.swapped
         assert set(way.batch) == set(step.batch)
         assert (price, way) in every
         assert fewest[0][0] < price <= fewest[0][0] / sure
@@ -268,10 +271,56 @@ def test_what_is_hardly_cheaper_is_left_to_torch() -> None:
     assert left > 3
 
 
+class Products(TorchDispatchMode):
+    """Notes down what is multiplied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Let everything run."""
+        if func.overloadpacket.__name__ == "bmm":
+            self.shapes.append((tuple(args[0].shape), tuple(args[1].shape)))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.usefixtures("avx2")
+def test_what_is_left_to_torch_is_what_torch_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same operand is on the left, which depends on the order of the output."""
+    # Nothing is sure, so torch's own is always taken.
+    monkeypatch.setattr(search_module, "sure_for", lambda _: 1e-9)
+    turned = 0
+    for case in random_cases(80, seed=4):
+        bound = bind(parse(case.pattern), case.shapes)
+        (step,) = plan(bound).contractions
+        rows, columns = (
+            math.prod(case.sizes[axis] for axis in axes)
+            for axes in (step.left_axes, step.right_axes)
+        )
+        if rows == columns or not step.batch:
+            continue  # it cannot be told which is which
+        own = [in_order(dims, bound.sizes) for dims in bound.operands]
+        cheapest, *_ = ways(step, *own, bound.sizes, Traits(), bound.output)
+        wary, *_ = ways(step, *own, bound.sizes, Traits(), bound.output, cautious=True)
+        if wary == cheapest:
+            continue  # there was nothing to be wary of
+        way = wary[1]
+        assert isinstance(way, Candidate)
+        with Products() as seen:
+            torch.einsum(letters(case), *(torch.randn(shape) for shape in case.shapes))
+        ((left, right),) = seen.shapes
+        assert (left[-2], right[-1]) == ((columns, rows) if way.swapped else (rows, columns))
+        turned += way.swapped
+    assert turned > 5
+
+
 @pytest.mark.usefixtures("avx2")
 def test_what_was_left_aside_is_told() -> None:
     """What may be a little faster is named, and called what it is: not sure."""
-    story = explain("d a b c, e c b a -> b a e d", a=8, b=6, c=20, d=4, e=45)
+    story = explain("d c a b, a e c b -> a e d b", a=54, b=9, c=13, d=16, e=8)
     assert story.runner_up is not None
     assert sure_for("cpu") < story.runner_up.price < 1
     assert story.runner_up.reason == "it may be a little faster, too little to be sure"
