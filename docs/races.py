@@ -30,9 +30,13 @@ MANY = 60
 class Run:
     """One suite, as one file has it."""
 
-    file: str
-    machine: dict[str, Any]
+    document: dict[str, Any]
     result: dict[str, Any]
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """Where and how the file was made."""
+        return dict(self.document["machine"])
 
     @property
     def label(self) -> str:
@@ -54,13 +58,18 @@ class Run:
         return self.result["kind"] in ("forward", "training")
 
 
-def runs(folder: Path = FOLDER) -> list[Run]:
-    """Everything in the files, in order of their names."""
-    found = []
+def files(folder: Path = FOLDER) -> dict[str, list[Run]]:
+    """What is in each file, by its name without the ending, in order."""
+    found = {}
     for path in sorted(folder.glob("*.json")):
         document = json.loads(path.read_text(encoding="utf-8"))
-        found += [Run(path.name, document["machine"], one) for one in document["results"]]
+        found[path.stem] = [Run(document, one) for one in document["results"]]
     return found
+
+
+def runs(folder: Path = FOLDER) -> list[Run]:
+    """Everything in the files."""
+    return [run for same in files(folder).values() for run in same]
 
 
 def pages(figure: Callable[[str], str], folder: Path = FOLDER) -> Iterator[tuple[str, str]]:
@@ -70,17 +79,15 @@ def pages(figure: Callable[[str], str], folder: Path = FOLDER) -> Iterator[tuple
         figure: puts a drawing on a page.
         folder: where the files lie.
     """
-    every = runs(folder)
-    for path in sorted(folder.glob("*.json")):
-        mine = [run for run in every if run.file == path.name]
-        parts = [f"# {title(mine)}", machine(path)]
-        for run in mine:
+    for name, same in files(folder).items():
+        parts = [f"# {title(same)}", machine(name, same[0].document)]
+        for run in same:
             parts.append(f"## {run.result['suite']}: {run.result['purpose']}")
             if rows := list(goals([run])):
                 parts.append(table(["goal", "measured"], rows))
             parts += race(run, figure) if run.race else probe(run)
         # Thousands of numbers are no words that anybody looks for.
-        yield path.stem, "\n\n".join(["---\nsearch:\n  exclude: true\n---", *parts]) + "\n"
+        yield name, "\n\n".join(["---\nsearch:\n  exclude: true\n---", *parts]) + "\n"
 
 
 def title(same: Sequence[Run]) -> str:
@@ -89,13 +96,12 @@ def title(same: Sequence[Run]) -> str:
     return same[0].label + (f", {names[0]}" if len(names) == 1 else "")
 
 
-def machine(path: Path) -> str:
-    """What was measured where, with which versions, and what the machine can do at most."""
-    document = json.loads(path.read_text(encoding="utf-8"))
+def machine(name: str, document: dict[str, Any]) -> str:
+    """What a file measured where, with which versions, and what the machine can do at most."""
     told = document["machine"]
     versions = ", ".join(f"{name} {one}" for name, one in told["versions"].items())
     rows = [
-        ("file", f"[{path.name}](../assets/benchmarks/{path.name})"),
+        ("file", f"[{name}.json](../assets/benchmarks/{name}.json)"),
         ("processor", f"{told['processor']}, {told['system']}"),
         ("numbers", f"{told['dtype']} on {told['device']}"),
         ("turns of every contestant", str(told["rounds"])),
@@ -117,14 +123,12 @@ def machine(path: Path) -> str:
 
 def machines(folder: Path = FOLDER) -> str:
     """The pages that hold every case."""
-    every = runs(folder)
     rows = []
-    for file in dict.fromkeys(run.file for run in every):
-        mine = [run for run in every if run.file == file]
-        versions = mine[0].machine["versions"]
-        cases = sum(len(run.rows) for run in mine)
-        page = f"[{title(mine)}](benchmarks/{Path(file).stem}.md)"
-        rows.append((page, mine[0].machine["system"], f"torch {versions['torch']}", cases))
+    for name, same in files(folder).items():
+        told = same[0].machine
+        cases = sum(len(run.rows) for run in same)
+        page = f"[{title(same)}](benchmarks/{name}.md)"
+        rows.append((page, told["system"], f"torch {told['versions']['torch']}", cases))
     return table(["every case", "system", "with", "cases"], rows)
 
 

@@ -184,14 +184,13 @@ def _miss(
     tensors: Sequence[Tensor],
 ) -> _Entry:
     if any(_stands_in(one) for one in tensors):
-        told = partial(handle_torch_function, apply, tensors, declaration, given)
-        return told, (), None, None
+        return partial(handle_torch_function, apply, tensors, declaration, given), (), None, None
     declared = _declared(declaration)
     prepared = prepare(declared, given, tensors)
-    numbers = [size for _, size in given]
+    told = [size for _, size in given]
     for one in tensors:
-        numbers += (*one.shape, *one.stride())
-    if not all(type(size) is int for size in numbers):
+        told += (*one.shape, *one.stride())
+    if not all(type(size) is int for size in told):
         return prepared.lowered.program.run, prepared.extra, None, None
     recorder = cache.recorder
     if recorder is not None:

@@ -155,8 +155,9 @@ class Costs(Walks):
         size, step = loops[-1]
         if step == 1:
             cost = count * rates.sum_near + count / size * rates.sum_run
-            every = self.walk((*outer, *inner), layout)
-            cost += count / every[-1][0] * rates.run_waiting * self.waiting_for(every)
+            if count * self.itemsize > _HELD_BYTES:
+                every = self.walk((*outer, *inner), layout)
+                cost += count / every[-1][0] * rates.run_waiting * self.waiting_for(every)
         elif len(loops) == 1 and outer and strides.get(outer[-1], 0) == 1:
             # Whole vectors of columns are added, unless there are two loops to add over.
             width = self.walk(outer, layout)[-1][0]

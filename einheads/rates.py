@@ -101,10 +101,11 @@ AVX512 = Rates(
 # price is typically off by a factor of 1.29; with the rates above it would take 1.223 times as
 # long. Of the worst losses half were gone when they were timed again. Three rates were then set by
 # hand: `ragged` to what products of 16 to 103 columns take when they are timed one by one, which
-# the fit had bent; `few_rows` to where the same choices lose least with one thread and with two;
-# `run_waiting` to less than the 25 that sums and copies of 8 to 32 MiB show, since more of it made
-# choices no better. On 1,000 other contractions (26,223 lowerings) the choice takes 1.127 times as
-# long as the fastest one with one thread (1.135 before) and 1.105 with two (1.135).
+# the fit had bent; `few_rows` to where choices lose least with one thread, though two would have a
+# little more of it; `run_waiting` to less than the 25 that sums and copies of 8 to 32 MiB show,
+# since more of it made choices no better. On 1,000 other contractions (26,223 lowerings) the choice
+# takes 1.127 times as long as the fastest one with one thread (1.135 before) and 1.105 with two
+# (1.135).
 AVX2 = Rates(
     view=2110.0,
     copy_call=5000.0,

@@ -24,7 +24,7 @@ from einheads.costs import FRESH_BYTES
 from einheads.rates import Rates, cpu_kind, rates_for
 from einheads.stopwatch import Watch, keep_memory, with_threads
 
-from .lessons import Answer, lessons, study
+from .lessons import Answer, Lesson, lessons, study
 from .operations import Operation, clocked, operations
 
 # How many contractions to learn from; every fourth is kept back to judge the fit.
@@ -210,15 +210,15 @@ def calibrate(
         leave=False,
         disable=None if progress else True,
     )
-    answers: list[list[Answer]] = []
     with torch.no_grad():
-        for lesson in bar:
-            answers.append([])
-            # One after the other, so that a slow hour of the machine is none of few threads alone.
-            for watch in watches:
-                with with_threads(watch.threads):
-                    answers[-1].append(study(lesson, watch, dtype))
+        # All threads of a lesson in a row, so that a slow hour is none of few threads alone.
+        answers = [[_studied(lesson, watch, dtype) for watch in watches] for lesson in bar]
     return judged(answers, start, len(single), off)
+
+
+def _studied(lesson: Lesson, watch: Watch, dtype: torch.dtype) -> Answer:
+    with with_threads(watch.threads):
+        return study(lesson, watch, dtype)
 
 
 def judged(

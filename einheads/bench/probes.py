@@ -70,6 +70,7 @@ def overhead(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Ro
         agree("layer", case, layer(*given), reference(case, operands))
         racers.append(Racer("layer", lambda: layer(*given)))
         plain = _Plain(pattern, operands[inputs:])
+        agree("plain", case, plain(*given), reference(case, operands))
         racers.append(Racer("plain", lambda: plain(*given)))
         if isinstance(program.steps.steps[0], Linear) and len(program.steps.steps) == 1:
             x, weight = operands

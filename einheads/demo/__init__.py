@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 import einheads as eh
+from einheads.stopwatch import with_threads
 
 from .contest import TOLERANCE, compare, show
 
@@ -335,6 +337,16 @@ def demonstrate(steps: int, device: torch.device, seed: int, tell: Tell) -> dict
     }
 
 
+def one_thread() -> AbstractContextManager[None]:
+    """One thread meanwhile, unless the environment variable `OMP_NUM_THREADS` names a number.
+
+    One is enough for matrices this small, and it is safe: where other programs keep the cores busy,
+    or a container gets less of them than it sees, threads wait for each other. A training step on
+    two threads of a busy machine was measured to take 17 times as long.
+    """
+    return nullcontext() if "OMP_NUM_THREADS" in os.environ else with_threads(1)
+
+
 def run(
     *,
     steps: int = STEPS,
@@ -370,24 +382,17 @@ def run(
     except (RuntimeError, AssertionError) as error:
         complain(f"demo: device '{name}' cannot be used: {str(error).splitlines()[0]}")
         return 2
-    threads = torch.get_num_threads()
-    # One thread is enough for matrices this small, and it is safe: where other programs keep the
-    # cores busy, or a container gets less of them than it sees, threads wait for each other. A
-    # training step on two threads of a busy machine was measured to take 17 times as long.
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
     try:
-        findings = demonstrate(
-            steps, torch.device(name), seed, (lambda _: None) if json else tqdm.write
-        )
+        with one_thread():
+            findings = demonstrate(
+                steps, torch.device(name), seed, (lambda _: None) if json else tqdm.write
+            )
     except FileNotFoundError as error:
         complain(f"demo: {error}")
         return 1
     except KeyboardInterrupt:
         complain("demo: interrupted")
         return 130
-    finally:
-        torch.set_num_threads(threads)
     if json:
         tqdm.write(json_text.dumps(findings))
     return 0

@@ -9,7 +9,6 @@ demonstration. `python -m einheads.demo.structured` runs it.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import time
@@ -23,7 +22,7 @@ from tqdm import tqdm
 
 import einheads as eh
 
-from . import Text, read_text, windows
+from . import Text, one_thread, read_text, windows
 
 # Characters that are read, features of each, and what they are together.
 CONTEXT, SIZE = 16, 16
@@ -160,10 +159,7 @@ def run(steps: int = STEPS, seeds: int = 1) -> list[Trained]:
         steps: of training, for each network.
         seeds: how often each kind is trained, from other first weights on other windows.
     """
-    threads = torch.get_num_threads()
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
-    try:
+    with one_thread():
         text = read_text()
         tqdm.write(
             f"text: {len(text.files)} files of Python's standard library, "
@@ -171,8 +167,6 @@ def run(steps: int = STEPS, seeds: int = 1) -> list[Trained]:
             f"{text.entropy():.3f} nats per character"
         )
         found = [train(kind, text, steps, seed) for kind in KINDS for seed in range(seeds)]
-    finally:
-        torch.set_num_threads(threads)
     tqdm.write(
         f"loss on files not seen in training, {steps} steps, "
         f"{seeds} {'run' if seeds == 1 else 'runs'} of each; torch {torch.__version__}, CPU\n\n"
