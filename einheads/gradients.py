@@ -8,7 +8,8 @@ has. It knows nothing of torch, nor of how or when a backward is run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .pattern import Pattern
@@ -37,7 +38,9 @@ class Pull:
     other: int | None
 
 
-def pulls(plan: Plan, needs: Sequence[bool], *, bias: bool = False) -> tuple[Pull, ...]:
+def pulls(
+    plan: Plan, needs: Sequence[bool], *, bias: bool = False, deep: bool = False
+) -> tuple[Pull, ...]:
     """The gradients that have to be made, in an order in which each finds what it reads.
 
     Of the two of a contraction, that of an operand comes first: when it has read an inner value,
@@ -58,18 +61,76 @@ def pulls(plan: Plan, needs: Sequence[bool], *, bias: bool = False) -> tuple[Pul
         plan: the contractions.
         needs: whether each operand needs a gradient.
         bias: whether there is a bias that needs one.
+        deep: the gradient of an inner value goes on to the operands that it is made of, before
+            that of any other inner value is made.
     """
     wanted = list(needs)
     for step in plan.contractions:
         wanted.append(wanted[step.left] or wanted[step.right])
-    last = len(wanted) - 1
-    found = [Pull(BIAS, last, None)] if bias else []
-    for place, step in reversed(list(enumerate(plan.contractions))):
-        result = len(plan.operands) + place
+    count = len(plan.operands)
+
+    def through(result: int) -> Iterator[Pull]:
+        step = plan.contractions[result - count]
         for of, other in sorted(((step.left, step.right), (step.right, step.left))):
             if wanted[of]:
-                found.append(Pull(of, result, other))
+                yield Pull(of, result, other)
+                if deep and of >= count:
+                    yield from through(of)
+
+    last = len(wanted) - 1
+    found = [Pull(BIAS, last, None)] if bias else []
+    for result in [last] if deep else range(last, count - 1, -1):
+        found += through(result)
     return tuple(found)
+
+
+def held(plan: Plan, pulled: Sequence[Pull]) -> int:
+    """How many numbers a backward holds at most, if it makes every inner value when it is read.
+
+    The gradient that comes in and the operands are others', and the bias is not counted.
+
+    Example:
+        >>> from einheads.pattern import parse
+        >>> from einheads.plan import plan
+        >>> from einheads.sizes import bind
+        >>> low_rank = plan(bind(parse("b i, i r, r o -> b o"), [(8, 64), (64, 4), (4, 32)]))
+        >>> held(low_rank, pulls(low_rank, [True, True, True])) - (8 * 64 + 64 * 4 + 4 * 32)
+        32
+    """
+    count = len(plan.operands)
+    values = (*plan.operands, *(step.result for step in plan.contractions))
+    size = [math.prod(plan.sizes[axis] for axis in axes) for axes in values]
+
+    def making(value: int) -> int:
+        step = plan.contractions[value - count]
+        most = made = 0
+        for part in sorted((step.left, step.right)):
+            if part >= count:
+                most = max(most, made + making(part))
+                made += size[part]
+        return max(most, made + size[value])
+
+    now = most = 0
+    for place, pull in enumerate(pulled):
+        if pull.other is None:
+            continue
+        inner = pull.other >= count
+        if inner:
+            most = max(most, now + making(pull.other))
+        now += size[pull.of]
+        most = max(most, now + inner * size[pull.other])
+        done = all(later.result != pull.result for later in pulled[place + 1 :])
+        if done and pull.result < len(size) - 1:
+            now -= size[pull.result]
+    return most
+
+
+def remade(plan: Plan, pulled: Sequence[Pull]) -> int:
+    """The multiply-adds that make all inner values which are read, each from the operands."""
+    each = [0] * len(plan.operands)
+    for step in plan.contractions:
+        each.append(step.multiply_adds + each[step.left] + each[step.right])
+    return sum(each[value] for value in read(pulled))
 
 
 def read(pulled: Sequence[Pull]) -> tuple[int, ...]:

@@ -32,6 +32,9 @@ from .steps import (
     tellable,
 )
 
+# Steps that take no memory, unless they copy.
+_VIEWS = (Diagonal, Expand, Permute, Reshape)
+
 HEADER = "import torch\nimport torch.nn.functional as F\n"
 
 
@@ -97,6 +100,19 @@ class _Writer:
         self.text = dict(enumerate(names))
         self.used: dict[str, None] = {}
         self.products = 0
+        # What products have made, by name, and the place of the last step that reads it.
+        self.until: dict[str, int] = {}
+        # The last step that takes memory of its own: before it, that of others may be let go.
+        count, copies = len(names), steps.copies
+        self.allocates = max(
+            (
+                place
+                for place, step in enumerate(steps.steps)
+                if count + place in self.live
+                and (count + place in copies or not isinstance(step, _VIEWS))
+            ),
+            default=0,
+        )
 
     def free(self, wish: str) -> str:
         """A name like `wish` that nothing else has."""
@@ -118,9 +134,29 @@ class _Writer:
             readers[number] += 1  # the `return` at the end reads it
         return readers
 
+    def last(self) -> dict[int, int]:
+        """The place of the last step that reads each value."""
+        count, places = len(self.inputs), len(self.steps.steps)
+        found = dict.fromkeys(range(count + places), places)
+        for place, step in enumerate(self.steps.steps):
+            if count + place in self.live:
+                found.update(dict.fromkeys(sources(step), place))
+        found.update(dict.fromkeys(self.results or (), places))
+        return found
+
+    def let_go(self, place: int) -> list[str]:
+        """A line that lets go what products have made and no step after this one reads."""
+        if place >= self.allocates:
+            return []
+        gone = [name for name, until in self.until.items() if until <= place]
+        for name in gone:
+            del self.until[name]
+        return [f"del {', '.join(gone)}"] if gone else []
+
     def write(self, title: str, name: str) -> str:
         count = len(self.inputs)
         readers = self.readers()
+        last = self.last()
         variable = dict(enumerate(self.inputs))
         lines: list[str] = []
         pending = ""
@@ -132,7 +168,9 @@ class _Writer:
             chained = len(sources(step)) == 1
             if isinstance(step, Place):
                 variable[number] = self.product(step, readers, variable)
+                self.until[variable[number]] = last[number]
                 lines += self.place(step, variable[number], variable)
+                lines += self.let_go(place)
                 continue
             expression = self.spell(step, pending if chained and pending else None, variable)
             if chained:
@@ -142,6 +180,8 @@ class _Writer:
                 variable[number] = variable[first] if keep else self.free(variable[first])
             else:
                 variable[number] = self.product(step, readers, variable)
+            if not chained or variable[first] in self.until:
+                self.until[variable[number]] = last[number]
             following = self.steps.steps[place + 1] if place + 1 < len(self.steps.steps) else None
             continues = (
                 following is not None
@@ -160,6 +200,7 @@ class _Writer:
                 lines.append(f"return {expression}{comment}")
             else:
                 lines.append(f"{variable[number]} = {expression}{comment}")
+                lines += self.let_go(place)
         if self.results is not None:
             returned = [variable[number] for number in self.results]
             lines.append(f"return {', '.join(returned)}{',' if len(returned) == 1 else ''}")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gradients import BIAS, Pull, plannable, pulled, pulls, read, spelled
+from .gradients import BIAS, Pull, held, plannable, pulled, pulls, read, remade, spelled
 from .layout import Layout, contiguous
 from .operands import Declaration, input_names
 from .price import layouts_of, price
@@ -115,6 +115,13 @@ def _price_planned(schedule: Schedule) -> float:
     return nanoseconds
 
 
+# Where nothing is kept, each inner value is made when it is read, so that there is one at a time.
+# What it is made of is made every time: beyond so many forwards, they are made together instead.
+_FORWARDS = 3
+# Nor are there more programs than this for one backward.
+_MAKERS = 32
+
+
 def scheduled(
     declaration: Declaration, prepared: Prepared, needs: tuple[bool, ...]
 ) -> Schedule | None:
@@ -131,6 +138,7 @@ class Schedule:
         kept: which of the tensors are kept.
         inner: the numbers, in the plan, of the inner values that the gradients read.
         keeps: whether these are kept as well, or made again.
+        singly: whether each of them is made again when it is read, or all of them before.
     """
 
     def __init__(
@@ -147,6 +155,14 @@ class Schedule:
         values = read(self.pulls)
         self.inner = tuple(value for value in values if value >= self.count)
         self.keeps = bool(self.inner) and not declaration.checkpoint
+        self.singly = (
+            declaration.checkpoint
+            and 0 < len(self.inner) <= _MAKERS
+            and remade(plan, self.pulls) <= _FORWARDS * plan.multiply_adds
+        )
+        if self.singly:
+            deep = pulls(plan, needs[: self.count], bias=bias, deep=True)
+            self.pulls = min(self.pulls, deep, key=lambda order: held(plan, order))
         # Inner values are made again from the operands, if their gradients need gradients.
         self.kept = tuple(range(self.count)) if self.inner else values
         self.extra = prepared.extra
@@ -171,11 +187,21 @@ class Schedule:
 
     @cached_property
     def again(self) -> Callable[..., tuple[Tensor, ...]]:
-        """Makes the inner values from the tensors."""
-        # Its gradients may be wanted too, so nothing is written in place here.
-        steps = self.prepared.lowered.program.steps
-        inner = [steps.products[value - self.count] for value in self.inner]
-        return self.prepared.lowered.program.keeping(inner, self.names)
+        """Makes all inner values from the tensors."""
+        return self.making(self.inner)
+
+    @cached_property
+    def makers(self) -> dict[int, Callable[..., tuple[Tensor, ...]]]:
+        """For each inner value, what makes it alone."""
+        return {value: self.making([value]) for value in self.inner}
+
+    def making(self, values: Sequence[int]) -> Callable[..., tuple[Tensor, ...]]:
+        """What makes these inner values from the tensors."""
+        # Their gradients may be wanted too, so nothing is written in place here.
+        program = self.prepared.lowered.program
+        return program.keeping(
+            [program.steps.products[value - self.count] for value in values], self.names
+        )
 
     def forward(self, tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The result, and what has to be kept."""
@@ -191,17 +217,19 @@ class Schedule:
         if _is_batched(gradient):
             return self.by_autograd(gradient, kept)
         values = dict(zip(self.kept, kept, strict=False))
-        if self.inner:
-            inner: Sequence[Tensor] = kept[len(self.kept) :]
-            if not inner or torch.is_grad_enabled():
-                # A program may read sizes off the bias; its numbers count for nothing here.
-                spare = [
-                    gradient.new_empty(()).expand(self.shape(dims))
-                    for dims in self.prepared.lowered.program.steps.inputs[self.count :]
-                ]
-                inner = self.again(*kept[: self.count], *spare, *self.extra)
-            values.update(zip(self.inner, inner, strict=True))
-            del inner  # what is made again is let go as soon as it has been read
+        watched = torch.is_grad_enabled()
+        remake: tuple[Any, ...] = ()
+        if self.inner and not watched and self.keeps:
+            values.update(zip(self.inner, kept[len(self.kept) :], strict=True))
+        elif self.inner:
+            # A program may read sizes off the bias; its numbers count for nothing here.
+            spare = [
+                gradient.new_empty(()).expand(self.shape(dims))
+                for dims in self.prepared.lowered.program.steps.inputs[self.count :]
+            ]
+            remake = (*kept[: self.count], *spare, *self.extra)
+            if watched or not self.singly:
+                values.update(zip(self.inner, self.again(*remake), strict=True))
         gradients = {self.last: gradient}
         key = gradient.is_contiguous() or gradient.stride()
         tasks = self.tasks.get(key)
@@ -209,8 +237,10 @@ class Schedule:
             bound = self.prepared.bound
             tasks = self.planned(layout_of(bound.output, gradient, bound))
             self.tasks[key] = tasks
-        watched = torch.is_grad_enabled()
         for task in tasks:
+            other = task.pull.other
+            if other is not None and other not in values:
+                (values[other],) = self.makers[other](*remake)
             task.run(gradients, values, watched=watched)
         every = [gradients.get(number) for number in range(self.count)]
         return every if len(self.needs) == self.count else [*every, gradients.get(BIAS)]

@@ -249,3 +249,44 @@ def test_tracebacks_show_the_line() -> None:
     shown = "".join(traceback.format_exception(caught.value))
     assert "return torch.mm(x1, x2)  # b o" in shown
     assert "b i, i o -> b o" in shown  # in the name of the file
+
+
+def test_inner_results_are_let_go() -> None:
+    """What has been read for the last time is no longer held when the next product is made."""
+    case = Case("chain", "a b, b c, c d, d e -> a e", ((97, 53), (53, 31), (31, 29), (29, 7)), {})
+    tensors = case.tensors()
+    program, _ = program_for(Declaration(case.pattern), (), tensors)
+    assert body(program.source) == [
+        "y1 = torch.mm(x3, x4)",
+        "y2 = torch.mm(x2, y1)",
+        "del y1",
+        "return torch.mm(x1, y2)",
+    ]
+    case.check(program.run(*tensors), tensors)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "sizes"),
+    [
+        ("b i, i r, r o -> b o", {"b": 7, "i": 31, "r": 2, "o": 29}),  # the last product returns
+        ("b i, i h r, h r o -> b h o", {"b": 7, "i": 31, "h": 3, "r": 2, "o": 29}),  # a view
+    ],
+)
+def test_nothing_is_let_go_that_frees_nothing(pattern: str, sizes: dict[str, int]) -> None:
+    """A line that frees nothing before the end has no place in a function."""
+    text = eh.explain(pattern, **sizes).source
+    assert "y1" in text
+    assert "del " not in text
+
+
+def test_values_that_are_returned_are_not_let_go() -> None:
+    """Where inner values are wanted too, they stay."""
+    case = Case("chain", "a b, b c, c d, d e -> a e", ((97, 53), (53, 31), (31, 29), (29, 7)), {})
+    tensors = case.tensors()
+    program, _ = program_for(Declaration(case.pattern), (), tensors)
+    last, *_ = reversed(program.steps.products)
+    inner = program.steps.products[:-1]
+    found = program.keeping([last, *inner], ["x1", "x2", "x3", "x4"])(*tensors)
+    case.check(found[0], tensors)
+    torch.testing.assert_close(found[1], tensors[2] @ tensors[3])
+    torch.testing.assert_close(found[2], tensors[1] @ found[1])

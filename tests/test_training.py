@@ -5,7 +5,9 @@ tests of gradients with autograd's own backward and with the planned one.
 """
 
 import gc
+import heapq
 import itertools
+import math
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -14,15 +16,18 @@ import pytest
 import torch
 from hypothesis import given
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import einheads
 from cases import BY_NAME, Case, as_numpy, assert_agrees
 from einheads import call, training
 from einheads.bench.probes import CopyCounter
-from einheads.gradients import pulls
+from einheads.bench.suites import suites
+from einheads.gradients import held, pulls
 from einheads.operands import Declaration
 from einheads.pattern import parse
-from einheads.plan import plan
+from einheads.plan import Plan, plan
 from einheads.program import cache, prepare
 from einheads.sizes import bind
 from oracle import oracle
@@ -62,6 +67,61 @@ def kept(call: Any) -> list[Tensor]:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         call()
     return found
+
+
+class Held(TorchDispatchMode):
+    """Notes how many bytes that operations have allocated are held at most, while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: list[tuple[StorageWeakRef, int]] = []
+        self.most = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Let an operation run, and look at what there is then."""
+        result = func(*args, **(kwargs or {}))
+        known = {one.untyped_storage().data_ptr() for one in args if isinstance(one, Tensor)}
+        storage = result.untyped_storage()
+        if storage.data_ptr() not in known:
+            self.alive.append((StorageWeakRef(storage), storage.nbytes()))
+        self.alive = [one for one in self.alive if not one[0].expired()]
+        self.most = max(self.most, sum(size for _, size in self.alive))
+        return result
+
+
+def least_held(plan: Plan) -> int:
+    """Numbers that a backward has to hold, found by trying every order, as often as need be."""
+    count, last = len(plan.operands), len(plan.operands) + len(plan.contractions) - 1
+    values = (*plan.operands, *(step.result for step in plan.contractions))
+    size = [math.prod(plan.sizes[axis] for axis in axes) for axes in values]
+    needs: dict[tuple[str, int], set[tuple[str, int]]] = {}
+    for number, step in enumerate(plan.contractions, count):
+        left, right = step.left, step.right
+        if number != last:
+            needs["value", number] = {("value", left), ("value", right)}
+        needs["gradient", left] = {("gradient", number), ("value", right)}
+        needs["gradient", right] = {("gradient", number), ("value", left)}
+    given = {("value", number) for number in range(count)} | {("gradient", last)}
+    wanted = frozenset(("gradient", number) for number in range(count))
+    ties = itertools.count()
+    waiting = [(0, 0, frozenset[tuple[str, int]]())]
+    seen = set()
+    while True:
+        most, _, there = heapq.heappop(waiting)
+        if wanted <= there:
+            return most
+        if there in seen:
+            continue
+        seen.add(there)
+        for one in there - wanted:
+            heapq.heappush(waiting, (most, next(ties), there - {one}))
+        for one in needs.keys() - there:
+            if needs[one] - given <= there:
+                now = there | {one}
+                much = sum(size[number] for _, number in now)
+                heapq.heappush(waiting, (max(most, much), next(ties), now))
 
 
 class TestValues:
@@ -556,6 +616,74 @@ class TestCheckpoint:
         ]
         for one, value in zip(*twice, strict=True):
             torch.testing.assert_close(one, value)
+
+    @given(cases())
+    def test_random_patterns(self, case: Case) -> None:
+        """Whatever is made again, and in whatever order, the gradients are the same."""
+        leaves = [x.requires_grad_() for x in case.tensors()]
+        given = tuple(case.sizes.items())
+        results = [
+            call.apply(Declaration(case.pattern, checkpoint=checkpoint), given, *leaves)
+            for checkpoint in (False, True)
+        ]
+        gradient = torch.randn_like(results[0])
+        plain, again = (torch.autograd.grad(one, leaves, gradient) for one in results)
+        for one, other in zip(again, plain, strict=True):
+            assert_agrees(one, as_numpy(other), 50)
+
+    def test_inner_results_are_made_one_at_a_time(self) -> None:
+        """When one has been read, it is gone before the next one is made."""
+        pattern = "a b, b c, c d, d e -> a e"
+        leaves = [leaf(97, 53), leaf(53, 31), leaf(31, 29), leaf(29, 101)]
+        declaration = Declaration(pattern, checkpoint=True)
+        schedule = training.Schedule(declaration, prepare(declaration, (), leaves), (True,) * 4)
+        assert schedule.singly
+        result = call.apply(declaration, (), *leaves)
+        gradient = torch.randn_like(result)
+        torch.autograd.grad(result, leaves, gradient)
+        result = call.apply(declaration, (), *leaves)
+        with Held() as found:
+            torch.autograd.grad(result, leaves, gradient)
+        # Two of 97 * 31 and 97 * 29 numbers, where three and their gradients would be more.
+        order = plan(bind(parse(pattern), [tuple(one.shape) for one in leaves]))
+        assert found.most == 8 * held(order, schedule.pulls)
+        own = sum(one.numel() for one in leaves)
+        assert found.most <= 8 * (own + 97 * 31 + 97 * 29)
+
+    def test_long_chains_are_made_again_once(self) -> None:
+        """One by one, a chain of thirteen would be made again six times over."""
+        pattern = "a b, b c, c d, d e, e f, f g, g h, h i, i j, j k, k l, l m, m n -> a n"
+        leaves = [leaf(2, 7), *(leaf(7, 7) for _ in range(12))]
+        declaration = Declaration(pattern, checkpoint=True)
+        schedule = training.Schedule(declaration, prepare(declaration, (), leaves), (True,) * 13)
+        assert schedule.inner
+        assert not schedule.singly
+        found = [
+            torch.autograd.grad(call.apply(one, (), *leaves).sum(), leaves)
+            for one in (declaration, Declaration(pattern))
+        ]
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other)
+
+    @pytest.mark.parametrize(
+        "case",
+        [case for case in suites()["factorized"].cases if 4 <= len(case.terms) <= 7],
+        ids=lambda case: case.name,
+    )
+    def test_hardly_any_order_holds_less(self, case: Any) -> None:
+        """Of all orders, and all ways to make inner results again, the best saves a ninth."""
+        leaves = [torch.randn(shape, requires_grad=True) for shape in case.shapes]
+        declaration = Declaration(case.pattern, checkpoint=True)
+        prepared = prepare(declaration, (), leaves)
+        schedule = training.Schedule(declaration, prepared, (True,) * len(leaves))
+        order = prepared.lowered.plan
+        own = sum(one.numel() for one in leaves)
+        inner = max(
+            math.prod(order.sizes[axis] for axis in step.result) for step in order.contractions[:-1]
+        )
+        assert schedule.singly
+        assert held(order, schedule.pulls) - least_held(order) <= inner / 9
+        assert held(order, schedule.pulls) - own <= 1.75 * inner
 
     def test_nothing_inner_is_kept(self) -> None:
         """Only the operands are, which are there anyway."""

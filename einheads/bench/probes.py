@@ -22,10 +22,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from einheads.call import apply
 from einheads.choices import told
 from einheads.functional import einsum
+from einheads.gradients import held
 from einheads.operands import Declaration
-from einheads.program import cache, program_for
+from einheads.program import cache, prepare, program_for
 from einheads.steps import Diagonal, Expand, Linear, Permute, Reshape, Steps, elements
 from einheads.stopwatch import Racer, Watch, race
+from einheads.training import Schedule
 
 from .agreement import agree, reference
 from .cases import Case
@@ -175,13 +177,19 @@ def memory(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Row:
     }
     inner = [_bytes(steps, [number], case, dtype) for number in steps.products[:-1]]
     if inner:
-        beyond = _backward(case, operands, watch)
+        beyond, planned = _backward(case, operands, watch)
         numbers["inner results in a backward"] = beyond / max(inner)
+        numbers["the same by plan"] = planned * dtype.itemsize / max(inner)
     return Row(case, numbers, notes={"chosen": told(steps)})
 
 
-def _backward(case: Case, operands: Sequence[Tensor], watch: Watch) -> int:
-    """Bytes that a backward with `checkpoint=True` holds at most beside the gradients."""
+def _backward(case: Case, operands: Sequence[Tensor], watch: Watch) -> tuple[int, int]:
+    """What a backward with `checkpoint=True` holds at most beside the gradients of the operands.
+
+    Returns:
+        The bytes that are measured, and the numbers of inner results and their gradients alone,
+        without what is copied and multiplied on the way.
+    """
     declaration = Declaration(case.pattern, checkpoint=True)
     leaves = [operand.detach().requires_grad_() for operand in operands]
 
@@ -192,7 +200,12 @@ def _backward(case: Case, operands: Sequence[Tensor], watch: Watch) -> int:
     torch.autograd.grad(result(), leaves, gradient)  # planning is not what is looked at
     forward = result()
     peak = _peak(lambda: torch.autograd.grad(forward, leaves, gradient), watch)
-    return peak - sum(leaf.nbytes for leaf in leaves)
+    schedule = Schedule(declaration, prepare(declaration, (), leaves), (True,) * len(leaves))
+    planned = held(schedule.prepared.lowered.plan, schedule.pulls)
+    return (
+        peak - sum(leaf.nbytes for leaf in leaves),
+        planned - sum(leaf.numel() for leaf in leaves),
+    )
 
 
 def copies(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Row:
