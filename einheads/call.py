@@ -21,7 +21,7 @@ from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function
 from torch.utils.checkpoint import checkpoint
 
-from .operands import Declaration, check_mixture, check_support, check_types
+from .operands import Declaration, check_mixture, check_support, check_types, traces
 from .program import autocasts, cache, prepare
 from .training import Schedule, contract, scheduled, trainable
 
@@ -35,9 +35,8 @@ _Entry = tuple[
 # Subclasses of tensors bring rules of their own, which see the operations and not our function.
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
-# Whether `torch.func` or `torch.jit.trace` is at work: they want the operations as well.
+# Whether `torch.func` is at work: it wants the operations as well, as `torch.jit.trace` does.
 _transforms: Callable[[], bool] = torch._C._are_functorch_transforms_active  # noqa: SLF001
-_traces: Callable[[], object] = torch._C._get_tracing_state  # noqa: SLF001
 
 # A name of this module is found faster than an attribute of torch, at every call.
 _grad_enabled = torch.is_grad_enabled
@@ -102,7 +101,7 @@ def apply(
         # Symbolic sizes, which cannot be looked up; or something that is no strided tensor, which
         # will be refused in our words.
         entry = None
-    run, extra, schedule, unwatched = entry or _miss(declaration, given, tensors)
+    run, extra, schedule, unwatched = entry or entry_for(declaration, given, tensors)
     try:
         if schedule is not None:
             if _ordinary(tensors):
@@ -170,7 +169,7 @@ def _ordinary(tensors: Sequence[Tensor]) -> bool:
         _PLAIN.issuperset(map(type, tensors))
         and not _transforms()
         and forward_ad._current_level < 0  # noqa: SLF001
-        and _traces() is None
+        and traces() is None
     )
 
 
@@ -178,11 +177,12 @@ def _declared(declaration: Declaration | str) -> Declaration:
     return declaration if isinstance(declaration, Declaration) else Declaration(declaration)
 
 
-def _miss(
+def entry_for(
     declaration: Declaration | str,
     given: tuple[tuple[str, int], ...],
     tensors: Sequence[Tensor],
 ) -> _Entry:
+    """What a call runs that is not found: it is planned, and remembered for the next one."""
     if any(_stands_in(one) for one in tensors):
         return partial(handle_torch_function, apply, tensors, declaration, given), (), None, None
     declared = _declared(declaration)
@@ -190,7 +190,7 @@ def _miss(
     told = [size for _, size in given]
     for one in tensors:
         told += (*one.shape, *one.stride())
-    if not all(type(size) is int for size in told):
+    if prepared.traits.traced or not all(type(size) is int for size in told):
         return prepared.lowered.program.run, prepared.extra, None, None
     recorder = cache.recorder
     if recorder is not None:

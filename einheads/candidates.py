@@ -28,6 +28,8 @@ class Traits:
         dense: whoever reads the result copies it, unless it is born in the order of its dimensions.
         trains: gradients of several operands will be wanted; they count where an order of
             contractions is chosen.
+        traced: somebody notes down which operations run, for other sizes perhaps: how many there
+            are has to be the same for all of them.
     """
 
     device: str = "cpu"
@@ -36,6 +38,12 @@ class Traits:
     autocast: bool = False
     dense: bool = False
     trains: bool = False
+    traced: bool = False
+
+    @property
+    def turns(self) -> bool:
+        """Whether stacks may be multiplied one after the other: where calls are cheap."""
+        return self.device == "cpu" and not self.traced
 
     @property
     def narrow(self) -> bool:
@@ -58,6 +66,8 @@ class Candidate:
         contract: the summed axes, in the order in which they are folded.
         swapped: whether the right operand of the contraction is the left matrix.
         near: for the left and the right matrix, whether a copy has the summed axes innermost.
+        each: whether there is a stack for each index of the first axis, one after the other, since
+            no stride covers that axis and the rest of the batch.
     """
 
     batch: Dim
@@ -66,6 +76,12 @@ class Candidate:
     contract: Dim
     swapped: bool
     near: tuple[bool, bool] = (True, False)
+    each: bool = False
+
+    @property
+    def stack(self) -> Dim:
+        """The axes that one stride has to cover."""
+        return self.batch[1:] if self.each else self.batch
 
     @property
     def result(self) -> Dims:

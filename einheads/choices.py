@@ -74,7 +74,8 @@ def problem(
             "bias": None if bias is None else " ".join(bias),
             "sizes": {name: size.bit_length() for name, size in sizes.items()},
             "layouts": [_layout(one) for one in layouts],
-            "traits": asdict(traits),
+            # Whoever traces a call wants what was measured for it.
+            "traits": {name: one for name, one in asdict(traits).items() if name != "traced"},
         }
     )
 
@@ -121,7 +122,7 @@ def _way(data: dict[str, Any]) -> Way:
     kind = _KINDS[data.pop("kind")]
     fields: dict[str, Any] = {}
     for name, value in data.items():
-        if name == "swapped":
+        if name in ("swapped", "each"):
             right = type(value) is bool
         else:
             wanted = bool if name == "near" else str
@@ -133,9 +134,11 @@ def _way(data: dict[str, Any]) -> Way:
     return kind(**fields)
 
 
-def fits(plan: Plan, ways: Sequence[Way]) -> bool:
+def fits(plan: Plan, ways: Sequence[Way], traits: Traits) -> bool:
     """Whether these ways compute these contractions, whatever file they came from."""
     steps = plan.contractions
+    if not traits.turns and any(isinstance(way, Candidate) and way.each for way in ways):
+        return False
     return len(steps) == len(ways) and all(map(_fits, steps, ways))
 
 
@@ -152,6 +155,7 @@ def _fits(step: Contraction, way: Way) -> bool:
         and sorted((*way.batch, *way.rows, *way.columns)) == sorted(step.result)
         and set(way.rows) <= set(rows)
         and set(way.columns) <= set(columns)
+        and (len(way.batch) > 1 or not way.each)
     )
 
 
@@ -166,6 +170,7 @@ def told(steps: Steps) -> str:
     for number, step in enumerate(steps.steps, start=len(steps.inputs)):
         if isinstance(step, (Bmm, Matmul, Linear, Multiply)):
             kind = type(step).__name__.lower()
+            kind = f"each {kind}" if isinstance(step, Bmm) and step.each else kind
             left, right = (_dims(steps, value) for value in (step.left, step.right))
             words.append(f"{kind} {left} x {right}")
         elif isinstance(step, Sum):

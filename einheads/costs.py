@@ -229,6 +229,15 @@ class Costs(Walks):
         cost += self.written(batch, rows, columns, contract, right=right, stacked=stacked)
         return cost * self.scale
 
+    def turns(self, count: int, numbers: int) -> float:
+        """What it adds to a stack of products that it is made in so many turns.
+
+        Each turn reads two views and is a call; at the end, so many numbers are copied together.
+        """
+        rates = self.rates
+        copied = numbers * rates.copy_number + self.moved(numbers)
+        return count * (rates.bmm_call + 2 * rates.view) + rates.copy_call + copied * self.scale
+
     def least(self, batch: int, rows: int, columns: int, contract: int, *, stacked: bool) -> float:
         """What a product costs at least, however its operands lie and whichever is on the left."""
         rates = self.rates

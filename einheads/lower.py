@@ -213,6 +213,8 @@ class _Lowering:
     def fuses(self, way: Candidate, left: int, right: int) -> bool:
         """Whether the product can add the bias itself, from a view of it that broadcasts."""
         axes = set(self.bias or ())
+        if way.each:
+            return False
         if not way.batch:
             return bool(way.rows and way.columns) and set(way.columns) == axes
         # On CUDA, a product of stacks that adds a bias is slower than a product and a sum
@@ -285,7 +287,7 @@ class _Lowering:
         """Whether BLAS can read a value as it lies."""
         axes = flat(self.build.dims(number))
         have = tuple(name for name in axes if name not in candidate.contract)
-        return readable(self.build.known[number], candidate.batch, fold, candidate.contract, have)
+        return readable(self.build.known[number], candidate.stack, fold, candidate.contract, have)
 
     def matrix(self, number: int, candidate: Candidate, fold: Dim, dims: Dims, side: int) -> int:
         """Bring a value into matrices of these dimensions, copied only if BLAS cannot read it.
@@ -335,7 +337,7 @@ class _Lowering:
         axes = [flat(self.build.dims(number)) for number in (left, right)]
         shared = all(name in one for name in batch for one in axes)
         single = max(len(rows), len(columns), len(candidate.contract)) <= 1
-        if len(batch) < 2 or not shared or not single:
+        if len(batch) < 2 or candidate.each or not shared or not single:
             return False
         return self.readable(left, candidate, rows) and self.readable(right, candidate, columns)
 
@@ -344,12 +346,14 @@ class _Lowering:
         contract = candidate.contract
         apart = self.separate(candidate, left, right)
         stack: Dims = tuple((name,) for name in batch) if apart else (batch,)
+        if candidate.each:
+            stack = (batch[:1], candidate.stack)
         left = self.matrix(left, candidate, rows, (*stack, rows, contract), 0)
         right = self.matrix(right, candidate, columns, (*stack, contract, columns), 1)
         dims = (*stack, rows, columns)
         if apart:
             return self.build.emit(Matmul(left, right, contract, dims))
-        return self.build.emit(Bmm(left, right, contract, dims, bias))
+        return self.build.emit(Bmm(left, right, contract, dims, bias, candidate.each))
 
     # The result
 

@@ -6,16 +6,20 @@ own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from .candidates import Traits
 from .errors import SizeError, kind, so_far
 from .pattern import parse
 from .sizes import Bound
+
+# Whether `torch.jit.trace` is at work.
+traces: Callable[[], object] = torch._C._get_tracing_state  # noqa: SLF001
 
 
 class Declaration(NamedTuple):
@@ -34,6 +38,28 @@ class Declaration(NamedTuple):
     bias: str | None = None
     names: tuple[str, ...] | None = None
     checkpoint: bool = False
+
+
+def traits_of(tensors: Sequence[Tensor], operands: int, *, autocast: bool) -> Traits:
+    """What of the tensors, besides shapes and layouts, decides the lowering.
+
+    Args:
+        tensors: the operands, then the bias if there is one.
+        operands: how many of them are operands.
+        autocast: whether it is at work.
+    """
+    first = tensors[0]
+    wanted = torch.is_grad_enabled() and any(one.requires_grad for one in tensors)
+    # What stands for a tensor in `torch.compile` and `torch.export` has a type of its own.
+    fakes = any(type(one).__module__.startswith("torch._subclasses") for one in tensors)
+    return Traits(
+        device=first.device.type,
+        itemsize=first.element_size(),
+        integer=not (first.is_floating_point() or first.is_complex()),
+        autocast=autocast,
+        trains=operands > 2 and wanted,
+        traced=fakes or traces() is not None,
+    )
 
 
 def input_names(declaration: Declaration, count: int) -> tuple[str, ...]:

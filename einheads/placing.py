@@ -75,6 +75,8 @@ def _chain(steps: Steps) -> tuple[int, int] | None:
         return None
     product = steps.steps[start]
     assert isinstance(product, Bmm)
+    if product.each:
+        return None
     stop = start
     for place in range(start + 1, len(steps.steps)):
         step = steps.steps[place]

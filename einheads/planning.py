@@ -69,7 +69,7 @@ def planned(
     orders = plans(bound, sizes)
     if chosen is not None:
         for one in orders:
-            if fits(one, chosen):
+            if fits(one, chosen, traits):
                 steps = lower(bound, one, layouts, traits, bias, free=free, chosen=chosen)
                 return Planned(one, steps)
     every = [Planned(one, lower(bound, one, layouts, traits, bias, free=free)) for one in orders]

@@ -166,6 +166,10 @@ class _Program:
             *front, rows, columns = step.dims
             stack = tuple(front)
             call = rates.bmm_call if isinstance(step, Bmm) else rates.matmul_call
+            if isinstance(step, Bmm) and step.each:
+                call = self.costs.turns(
+                    self.costs.count(stack[0]), elements(step.dims, self.costs.sizes)
+                )
             if isinstance(step, Bmm) and step.bias is not None:
                 # The result is filled with the bias first, as a copy is.
                 made = elements(step.dims, self.costs.sizes)

@@ -22,7 +22,15 @@ from torch import Tensor
 from .candidates import Traits
 from .choices import measured, problem
 from .layout import Layout, layout
-from .operands import Declaration, check_bias, check_mixture, check_types, input_names, labels
+from .operands import (
+    Declaration,
+    check_bias,
+    check_mixture,
+    check_types,
+    input_names,
+    labels,
+    traits_of,
+)
 from .pattern import Pattern, parse
 from .placing import placed
 from .plan import Plan
@@ -318,14 +326,7 @@ def prepare(
         dict(given),
         labels(declaration, len(pattern.operands)),
     )
-    first = tensors[0]
-    traits = Traits(
-        device=first.device.type,
-        itemsize=first.element_size(),
-        integer=not (first.is_floating_point() or first.is_complex()),
-        autocast=autocasts(),
-        trains=len(operands) > 2 and trains(tensors),
-    )
+    traits = traits_of(tensors, len(operands), autocast=autocasts())
     bias = None if declaration.bias is None else tuple(declaration.bias.split())
     title = str(pattern)
     if bias is not None:
@@ -338,11 +339,6 @@ def prepare(
     )
     found = lowered(Request(title, names, bound, layouts, traits, bias))
     return Prepared(found, bound)
-
-
-def trains(tensors: Sequence[Tensor]) -> bool:
-    """Whether gradients are wanted, which may decide about an order of contractions."""
-    return torch.is_grad_enabled() and True in [one.requires_grad for one in tensors]
 
 
 def layout_of(dims: Dims, tensor: Tensor, bound: Bound) -> Layout:

@@ -325,6 +325,9 @@ class _Writer:
         if isinstance(step, Bmm) and step.bias is not None:
             values = (variable[number] for number in (step.bias, step.left, step.right))
             return f"torch.baddbmm({', '.join(values)})"
+        if isinstance(step, Bmm) and step.each:
+            left, right = (f"{variable[number]}.unbind()" for number in (step.left, step.right))
+            return f"torch.stack(list(map(torch.bmm, {left}, {right})))"
         if isinstance(step, Bmm):
             return f"torch.bmm({variable[step.left]}, {variable[step.right]})"
         if isinstance(step, Matmul):

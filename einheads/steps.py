@@ -99,7 +99,10 @@ class Matmul:
 class Bmm:
     """Multiply stacks of matrices: `batch rows inner, batch inner columns`, summed over `inner`.
 
-    A bias, if there is one, broadcasts to the result and is added to it.
+    Attributes:
+        bias: broadcasts to the result and is added to it, if there is one.
+        each: there is one dimension more in front. No stride covers it and the batch, so that the
+            stacks are multiplied one after the other.
     """
 
     left: int
@@ -107,6 +110,7 @@ class Bmm:
     contract: Dim
     dims: Dims
     bias: int | None = None
+    each: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from .candidates import Candidate, Elementwise, Traits, Way, readable
-from .costs import Costs, near
+from .costs import near
+from .forms import Forms, as_stored, orders_of, subsets
 from .layout import Layout, combined, contiguous
 from .plan import Contraction
-from .rates import rates_for, sure_for
+from .rates import sure_for
 from .sizes import Dim, Dims
 from .steps import flat
+
+# More stacks than this are never multiplied one after the other: their graph has a node for each.
+_MOST_TURNS = 64
 
 # Ways that are priced so many times higher than the cheapest one are not worth writing down.
 SLACK = 1.25
@@ -56,23 +59,7 @@ def ways(
     return _Search(step, (left, right), sizes, traits, output, slack, sure).found()
 
 
-class _Operand(NamedTuple):
-    """An operand, ready for a matrix product.
-
-    Attributes:
-        price: of views and a copy.
-        near: whether its summed axes lie innermost then.
-        fold: its rows or columns, in their order.
-        free: whether it is not copied.
-    """
-
-    price: float
-    near: bool
-    fold: Dim
-    free: bool
-
-
-class _Search:
+class _Search(Forms):
     """The search for ways: what follows from a part of a choice is priced once."""
 
     def __init__(
@@ -85,21 +72,9 @@ class _Search:
         slack: float,
         sure: float,
     ) -> None:
-        self.step = step
-        self.layouts = layouts
-        self.sizes = sizes
-        self.traits = traits
-        self.output = output
-        self.wanted = () if output is None else flat(output)
+        super().__init__(step, layouts, sizes, traits, output, every=slack == math.inf)
         self.slack = slack
         self.sure = sure
-        self.every = slack == math.inf
-        self.costs = Costs(rates_for(traits.device), sizes, traits.itemsize)
-        # What each operand has besides the contracted axes.
-        self.have = step.batch + step.left_axes, step.batch + step.right_axes
-        self.count = self.costs.count(step.result)
-        self.work = self.count * self.costs.count(step.contract)
-        self.limit = math.inf
         self.ways: list[tuple[float, Way]] = []
         # Which operand torch has on the left: the right one, if the output begins with its axes.
         self.turned = bool(self.wanted and step.left_axes and step.right_axes) and (
@@ -110,9 +85,6 @@ class _Search:
         self.own: tuple[float, Way] | None = None
         self.own_copies = False
         self.least_free = math.inf
-        self.operands: dict[tuple[int, Dim, Dim, Dim], list[_Operand]] = {}
-        self.copies: dict[tuple[int, Dim], float] = {}
-        self.results: dict[Dims, float] = {}
 
     def found(self) -> list[tuple[float, Way]]:
         only = self.elementwise_only()
@@ -146,10 +118,6 @@ class _Search:
             self.least_free = min(self.least_free, price)
         if own and self.sure < 1.0 and (self.own is None or price < self.own[0]):
             self.own, self.own_copies = (price, way), not free
-
-    def hopeless(self, price: float) -> bool:
-        """Whether something costs too much to look at it more closely."""
-        return price > self.limit and not self.every
 
     # Elementwise
 
@@ -188,14 +156,16 @@ class _Search:
         """
         step = self.step
         left, right = self.layouts
-        contracts = _orders(step.contract, left, right)
-        for looped in _subsets(step.left_axes, left):
+        contracts = orders_of(step.contract, left, right)
+        for looped in subsets(step.left_axes, left):
             own = tuple(name for name in step.left_axes if name not in looped)
-            for others in _subsets(step.right_axes, right):
+            for others in subsets(step.right_axes, right):
                 if looped and others:
                     break  # both operands would have to be copied
                 foreign = tuple(name for name in step.right_axes if name not in others)
                 self.split(looped + others, own, foreign, contracts)
+                if self.traits.turns:
+                    self.stacks(step.batch + looped + others, own, foreign, contracts)
 
     def futile(self, side: int, looped: Dim, fold: Dim, contracts: Sequence[Dim]) -> bool:
         """Whether to loop over these axes of an operand saves nothing.
@@ -204,9 +174,9 @@ class _Search:
         memory in larger blocks.
         """
         layout, have = self.layouts[side], self.have[side]
-        if self.every or looped == _sorted((*looped, *fold), layout)[: len(looped)]:
+        if self.every or looped == as_stored((*looped, *fold), layout)[: len(looped)]:
             return False
-        fold = _sorted(fold, layout)
+        fold = as_stored(fold, layout)
         return not any(
             readable(layout, batch, fold, contract, have)
             for batch in self.batches((*self.step.batch, *looped))
@@ -270,119 +240,60 @@ class _Search:
                             torchs = plain and swapped == self.turned and not looped
                             self.add(price, way, free=one.free and other.free, own=torchs)
 
-    def batches(self, axes: Dim) -> list[Dim]:
-        """The orders of a batch: as it lies in either operand, or as the output has it."""
-        if len(axes) < 2:
-            return [axes]
-        return list(dict.fromkeys([*_orders(axes, *self.layouts), *self.as_wanted(axes)]))
+    def stacks(self, batch: Dim, own: Dim, foreign: Dim, contracts: Sequence[Dim]) -> None:
+        """The ways that multiply one stack after the other, since that copies neither operand.
 
-    def as_wanted(self, axes: Dim) -> list[Dim]:
-        return [tuple(sorted(axes, key=self.wanted.index))] if self.wanted else []
-
-    def operand(
-        self, side: int, batch: Dim, axes: Dim, contract: Dim, least: float
-    ) -> list[_Operand]:
-        """The forms in which an operand may enter a matrix product, which costs so much at least.
-
-        Its axes are folded in the order in which they lie in its memory, since another order
-        copies; if it is to be copied anyway, the order of the output may be better.
+        Where no stride covers the whole batch of an operand, one may cover all axes but one.
         """
-        key = side, batch, axes, contract
-        found = self.operands.get(key)
-        if found is not None:
-            return found
-        layout, have = self.layouts[side], self.have[side]
-        fold = _sorted(axes, layout)
-        # Without a stack, torch folds the rows by itself.
-        folded = len(contract) > 1 or len(batch) > 1 or bool(batch and len(fold) != 1)
-        views = self.costs.rates.view * (folded + (not all(name in have for name in batch)))
-        found = self.operands[key] = []
-        if not batch and not fold and layout.folds(contract):
-            found.append(_Operand(views, True, fold, True))  # a vector, read at any distance
-            return found
-        if readable(layout, batch, fold, contract, have):
-            lies = near(layout, fold, contract) is True
-            # What has no rows is read either way, and BLAS is told which.
-            forms = (side == 0, side == 1) if batch and not fold else (lies,)
-            found += [_Operand(views, form, fold, True) for form in forms]
-            # Another order of its axes only pays where the result must be folded.
-            if not self.every and (self.output is None or len(self.output) == len(self.wanted)):
-                return found
-        stack = batch if any(name in have for name in batch) else ()
-        call = self.costs.rates.copy_call
-        for order in dict.fromkeys((fold, *self.as_wanted(axes))):
-            for inner in (True, False):
-                target = (*stack, *order, *contract) if inner else (*stack, *contract, *order)
-                if self.hopeless(least + views + call + self.costs.least_copy(target, layout)):
+        if len(batch) < 2:
+            return
+        costs, count = self.costs, self.costs.count(batch)
+        rows, columns = costs.count(own), costs.count(foreign)
+        summed = self.work // self.count if self.count else 0
+        least = costs.least(count, rows, columns, summed, stacked=True)
+        folds = as_stored(own, self.layouts[0]), as_stored(foreign, self.layouts[1])
+        if self.hopeless(least + costs.turns(2, self.count)):
+            return
+        # Whatever the batch is, the matrices themselves have to be readable.
+        contracts = [one for one in contracts if self.readable((), folds, one)]
+        if not contracts or any(
+            self.readable(order, folds, contract)
+            for order, contract in itertools.product(self.batches(batch), contracts)
+        ):
+            return
+        held = [costs.count(tuple(name for name in batch if name in one)) for one in self.have]
+        for first in batch:
+            calls = costs.turns(self.sizes[first], self.count)
+            if not 1 < self.sizes[first] <= _MOST_TURNS or self.hopeless(calls + least):
+                continue
+            rest = tuple(name for name in batch if name != first)
+            for order, contract in itertools.product(self.batches(rest), contracts):
+                if not self.readable(order, folds, contract):
                     continue
-                price = self.copies.get((side, target))
-                if price is None:
-                    price = self.copies[side, target] = self.costs.copy(target, layout) + call
-                found.append(_Operand(views + price, inner, order, False))
-        return found
-
-    # The result
-
-    def result(self, dims: tuple[Dim, Dim, Dim]) -> float:
-        """What it costs to bring a matrix product into the dimensions of the output."""
-        price = self.results.get(dims)
-        if price is None:
-            batch, rows, columns = dims
-            folded = len(batch) > 1 or len(columns) > 1
-            folded = folded or bool(batch and (len(rows) != 1 or not columns))
-            axes = flat(dims)
-            price = self.costs.rates.view * folded
-            price += self.reader(None, axes) if self.output is not None else 0.0
-            self.results[dims] = price
-        return price
-
-    def reader(self, lies: Layout | None, axes: Dim) -> float:
-        """What it costs to bring a result, by default a contiguous one, into the output."""
-        if self.output is None:
-            return 0.0
-        sizes = self.sizes
-        have = axes if lies is None else lies.order
-        order = [name for name in have if sizes[name] != 1]
-        wanted = [name for name in self.wanted if name in axes and sizes[name] != 1]
-        if order == wanted:
-            return 0.0
-        folded = len(self.output) != len(self.wanted)
-        if folded or self.traits.dense:
-            lies = lies or contiguous((axes,), sizes)
-            dims = [tuple(name for name in dim if name in axes) for dim in self.output]
-            if self.traits.dense or not all(lies.folds(dim) for dim in dims):
-                return self.costs.rates.copy_call + self.costs.copy(flat(tuple(dims)), lies)
-        return self.costs.reader(self.count, inner=order[-1] == wanted[-1]) + self.costs.rates.view
-
-
-def _orders(axes: Dim, left: Layout, right: Layout) -> list[Dim]:
-    """The orders in which axes lie in either operand."""
-    if len(axes) < 2:
-        return [axes]
-    return list(dict.fromkeys((_sorted(axes, left), _sorted(axes, right))))
-
-
-def _sorted(axes: Dim, layout: Layout) -> Dim:
-    # Axes that the layout does not know (size one, or not of this operand) come first, as they are
-    # written.
-    if len(axes) < 2:
-        return axes
-    places = {name: place for place, name in enumerate(layout.order)}
-    return tuple(sorted(axes, key=lambda name: places.get(name, -1)))
-
-
-# More looped axes than this are tried only as the outermost or innermost ones of the operand.
-_ALL_SUBSETS = 4
-
-
-def _subsets(axes: Dim, layout: Layout) -> list[Dim]:
-    """The sets of axes that may be looped over, none of them first."""
-    ordered = _sorted(axes, layout)
-    if len(ordered) <= _ALL_SUBSETS:
-        return [
-            subset
-            for length in range(len(ordered) + 1)
-            for subset in itertools.combinations(ordered, length)
-        ]
-    outer = [ordered[:length] for length in range(len(ordered) + 1)]
-    return list(dict.fromkeys([*outer, *(ordered[length:] for length in range(1, len(ordered)))]))
+                lies = [
+                    near(layout, fold, contract) is True
+                    for layout, fold in zip(self.layouts, folds, strict=True)
+                ]
+                for one, other in ((0, 1), (1, 0)):
+                    price = calls + costs.product(
+                        count,
+                        (rows, columns)[one],
+                        (rows, columns)[other],
+                        summed,
+                        left=lies[one],
+                        right=lies[other],
+                        stacked=True,
+                        different=(held[one], held[other]),
+                    )
+                    way = Candidate(
+                        (first, *order),
+                        folds[one],
+                        folds[other],
+                        contract,
+                        bool(one),
+                        (lies[one], lies[other]),
+                        each=True,
+                    )
+                    self.add(
+                        price + self.result((way.batch, way.rows, way.columns)) + 0.5 * one, way
+                    )

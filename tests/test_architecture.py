@@ -18,8 +18,8 @@ PACKAGE = Path(einheads.__file__).parent
 TORCH_FREE = re.findall(
     r"\w+",
     """
-    errors pattern given sizes layout plan steps units rates walks costs price candidates ways beam
-    build lower source gradients choices unplanned planning placing explain
+    errors pattern given sizes layout plan steps units rates walks costs price candidates forms ways
+    beam build lower source gradients choices unplanned planning placing explain
     """,
 )
 WITH_TORCH = re.findall(

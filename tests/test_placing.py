@@ -13,7 +13,7 @@ from torch import Tensor
 import einheads
 import laws
 from cases import CASES, Case
-from einheads import program, training
+from einheads import operands, training
 from einheads.bench.probes import CopyCounter
 from einheads.candidates import Traits
 from einheads.layout import contiguous
@@ -115,7 +115,7 @@ class TestRun:
         def traits(**options: Any) -> Traits:
             return Traits(**(options | {"device": "cuda"}))
 
-        monkeypatch.setattr(program, "Traits", traits)
+        monkeypatch.setattr(operands, "Traits", traits)
         einheads.cache_clear()
         yield
         einheads.cache_clear()

@@ -418,10 +418,10 @@ class TestFiles:
         assert einheads.load_tuned(tmp_path / "tuned.json") == 1
         x, weight = CASES[0].tensors()
         CASES[0].check_call(einheads.einsum, [x, weight])
-        bound = prepare(Declaration(HEADS), (), [x, weight]).bound
+        prepared = prepare(Declaration(HEADS), (), [x, weight])
         (choice,) = cache.choices.values()
         assert choice.ways is not None
-        assert not fits(plan(bound), choice.ways)
+        assert not fits(plan(prepared.bound), choice.ways, prepared.traits)
 
 
 def test_choices_outlive_programs(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

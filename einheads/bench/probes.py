@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from einheads.call import apply
+from einheads.call import apply, entry_for
 from einheads.choices import told
 from einheads.functional import einsum
 from einheads.gradients import held
@@ -98,21 +98,20 @@ def overhead(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Ro
 
 
 def planning(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Row:
-    """Milliseconds that the first call of a pattern takes above the second one."""
+    """Milliseconds that the first call of a pattern takes before anything runs."""
     operands = operands_for(case, watch, dtype)
     agree("einsum", case, einsum(case.pattern, *operands), reference(case, operands))
-    above = []
+    times = []
     with torch.no_grad():
         for _ in range(watch.rounds):
             cache.clear()
-            first, second = (
-                watch.time(lambda: einsum(case.pattern, *operands), 1) for _ in range(2)
-            )
-            above.append(first - second)
+            # A call would run as well, which scatters by more than it takes to plan it.
+            times.append(watch.time(lambda: entry_for(case.pattern, (), operands), 1))
+            einsum(case.pattern, *operands)
     count = len(operands)
     return Row(
         case,
-        {f"{count} operands, ms": statistics.median(above) * 1e3},
+        {f"{count} operands, ms": statistics.median(times) * 1e3},
         notes={"chosen": told(_steps(case, operands))},
     )
 
@@ -175,20 +174,16 @@ def memory(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Row:
         "peak / (output + copies)": peak / max(output + copied, 1),
         "peak / all values": peak / max(_bytes(steps, made, case, dtype), 1),
     }
-    inner = [_bytes(steps, [number], case, dtype) for number in steps.products[:-1]]
-    if inner:
-        beyond, planned = _backward(case, operands, watch)
-        numbers["inner results in a backward"] = beyond / max(inner)
-        numbers["the same by plan"] = planned * dtype.itemsize / max(inner)
+    if len(steps.products) > 1:
+        numbers |= _backward(case, operands, watch)
     return Row(case, numbers, notes={"chosen": told(steps)})
 
 
-def _backward(case: Case, operands: Sequence[Tensor], watch: Watch) -> tuple[int, int]:
+def _backward(case: Case, operands: Sequence[Tensor], watch: Watch) -> dict[str, float]:
     """What a backward with `checkpoint=True` holds at most beside the gradients of the operands.
 
-    Returns:
-        The bytes that are measured, and the numbers of inner results and their gradients alone,
-        without what is copied and multiplied on the way.
+    It is counted in inner results of the largest size: as measured, and by plan, where inner
+    results and their gradients are all there is, and nothing is copied on the way.
     """
     declaration = Declaration(case.pattern, checkpoint=True)
     leaves = [operand.detach().requires_grad_() for operand in operands]
@@ -201,11 +196,15 @@ def _backward(case: Case, operands: Sequence[Tensor], watch: Watch) -> tuple[int
     forward = result()
     peak = _peak(lambda: torch.autograd.grad(forward, leaves, gradient), watch)
     schedule = Schedule(declaration, prepare(declaration, (), leaves), (True,) * len(leaves))
-    planned = held(schedule.prepared.lowered.plan, schedule.pulls)
-    return (
-        peak - sum(leaf.nbytes for leaf in leaves),
-        planned - sum(leaf.numel() for leaf in leaves),
+    plan = schedule.prepared.lowered.plan
+    inner = max(
+        math.prod(case.sizes[axis] for axis in step.result) for step in plan.contractions[:-1]
     )
+    own = sum(leaf.numel() for leaf in leaves)
+    return {
+        "inner results in a backward": (peak / leaves[0].itemsize - own) / inner,
+        "the same by plan": (held(plan, schedule.pulls) - own) / inner,
+    }
 
 
 def copies(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Row:

@@ -220,6 +220,7 @@ def _operation(subject: Subject, names: Sequence[str], place: int, step: Step) -
         0 if effect is Effect.VIEW else elements(step.dims, sizes) * subject.traits.itemsize,
         _multiply_adds(subject, step),
         _matrices(subject, step),
+        step.dims[0] if isinstance(step, Bmm) and step.each else (),
     )
 
 

@@ -28,7 +28,9 @@ def in_a_line(steps: Steps) -> str:
     for number, step in enumerate(steps.steps, start=len(steps.inputs)):
         if isinstance(step, (Bmm, Matmul, Linear, Multiply)):
             left, right = (dims_text(steps.dims(value)) for value in (step.left, step.right))
-            words.append(f"{type(step).__name__.lower()} {left} x {right}")
+            kind = type(step).__name__.lower()
+            kind = f"each {kind}" if isinstance(step, Bmm) and step.each else kind
+            words.append(f"{kind} {left} x {right}")
         elif number in steps.copies:
             words.append(f"copy {dims_text(step.dims)}")
     return "; ".join(words) or "no product"

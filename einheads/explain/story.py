@@ -99,6 +99,7 @@ class Operation:
         bytes: how many it writes; none for a view.
         multiply_adds: how many multiplications it takes.
         matrices: what is folded and what is looped, where it is a matrix product.
+        each: the axis for which there is one product after the other, where no stride covers it.
     """
 
     verb: str
@@ -111,6 +112,7 @@ class Operation:
     bytes: int
     multiply_adds: int
     matrices: Matrices | None = None
+    each: Dim = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +247,8 @@ class Explanation:
             [{'verb': 'linear', 'axes': ['i'], 'reads': ['x1', 'x2'], 'makes': 'y',
               'dims': [['b'], ['o']], 'shape': [2, 5], 'effect': 'new', 'bytes': 40,
               'multiply_adds': 30,
-              'matrices': {'loop': [], 'rows': ['b'], 'inner': ['i'], 'columns': ['o']}}]
+              'matrices': {'loop': [], 'rows': ['b'], 'inner': ['i'], 'columns': ['o']},
+              'each': []}]
         """
         told: dict[str, Any] = {
             name: _plain(getattr(self, name)) for name in self.__slots__ if name not in _SPELLED

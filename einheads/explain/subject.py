@@ -155,7 +155,7 @@ def prepare(outline: Outline, shapes: Sequence[Sequence[int]] | None = None) -> 
         assumed,
         outline.traits,
         layouts,
-        measured=ways is not None and fits(chosen, ways),
+        measured=ways is not None and fits(chosen, ways, outline.traits),
         checkpoint=outline.checkpoint,
     )
 

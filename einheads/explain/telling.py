@@ -48,7 +48,8 @@ def action(step: Operation) -> str:
     """What a step does, in a few words."""
     if step.verb in _PRODUCTS:
         over = f" over {' '.join(step.axes)}" if step.axes else ""
-        return f"{step.verb} {', '.join(step.reads)}{over}"
+        each = f" for each {' '.join(step.each)}, stacked" if step.each else ""
+        return f"{step.verb} {', '.join(step.reads)}{over}{each}"
     if step.verb == "add":
         return f"add {step.reads[1]}"
     words = {"sum": "sum over", "expand": "expand along", "diagonal": "diagonal of"}

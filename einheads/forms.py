@@ -1,0 +1,209 @@
+"""How operands enter a matrix product, and how its result leaves it, with what that costs.
+
+An operand may be read as it lies, or copied; the search in `ways.py` combines the forms of two.
+What follows from a part of a choice is priced once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from .candidates import Traits, readable
+from .costs import Costs, near
+from .layout import Layout, contiguous
+from .plan import Contraction
+from .rates import rates_for
+from .sizes import Dim, Dims
+from .steps import flat
+
+
+class Form(NamedTuple):
+    """An operand, ready for a matrix product.
+
+    Attributes:
+        price: of views and a copy.
+        near: whether its summed axes lie innermost then.
+        fold: its rows or columns, in their order.
+        free: whether it is not copied.
+    """
+
+    price: float
+    near: bool
+    fold: Dim
+    free: bool
+
+
+class Forms:
+    """The forms of the operands and of the result of one contraction.
+
+    Args:
+        step: the contraction.
+        layouts: of its operands.
+        sizes: to price with.
+        traits: device, dtype and autocast.
+        output: the dimensions that the result has to be brought into; None for whatever suits.
+        every: give also forms that are hopeless.
+    """
+
+    def __init__(
+        self,
+        step: Contraction,
+        layouts: tuple[Layout, Layout],
+        sizes: Mapping[str, int],
+        traits: Traits,
+        output: Dims | None,
+        *,
+        every: bool,
+    ) -> None:
+        self.step = step
+        self.layouts = layouts
+        self.sizes = sizes
+        self.traits = traits
+        self.output = output
+        self.wanted = () if output is None else flat(output)
+        self.every = every
+        self.costs = Costs(rates_for(traits.device), sizes, traits.itemsize)
+        # What each operand has besides the contracted axes.
+        self.have = step.batch + step.left_axes, step.batch + step.right_axes
+        self.count = self.costs.count(step.result)
+        self.work = self.count * self.costs.count(step.contract)
+        self.limit = math.inf
+        self.operands: dict[tuple[int, Dim, Dim, Dim], list[Form]] = {}
+        self.copies: dict[tuple[int, Dim], float] = {}
+        self.results: dict[Dims, float] = {}
+
+    def hopeless(self, price: float) -> bool:
+        """Whether something costs too much to look at it more closely."""
+        return price > self.limit and not self.every
+
+    def batches(self, axes: Dim) -> list[Dim]:
+        """The orders of a batch: as it lies in either operand, or as the output has it."""
+        if len(axes) < 2:
+            return [axes]
+        return list(dict.fromkeys([*orders_of(axes, *self.layouts), *self.as_wanted(axes)]))
+
+    def as_wanted(self, axes: Dim) -> list[Dim]:
+        """The axes as the output has them, if it is known."""
+        return [tuple(sorted(axes, key=self.wanted.index))] if self.wanted else []
+
+    def operand(self, side: int, batch: Dim, axes: Dim, contract: Dim, least: float) -> list[Form]:
+        """The forms in which an operand may enter a matrix product, which costs so much at least.
+
+        Its axes are folded in the order in which they lie in its memory, since another order
+        copies; if it is to be copied anyway, the order of the output may be better.
+        """
+        key = side, batch, axes, contract
+        found = self.operands.get(key)
+        if found is not None:
+            return found
+        layout, have = self.layouts[side], self.have[side]
+        fold = as_stored(axes, layout)
+        # Without a stack, torch folds the rows by itself.
+        folded = len(contract) > 1 or len(batch) > 1 or bool(batch and len(fold) != 1)
+        views = self.costs.rates.view * (folded + (not all(name in have for name in batch)))
+        found = self.operands[key] = []
+        if not batch and not fold and layout.folds(contract):
+            found.append(Form(views, True, fold, True))  # a vector, read at any distance
+            return found
+        if readable(layout, batch, fold, contract, have):
+            lies = near(layout, fold, contract) is True
+            # What has no rows is read either way, and BLAS is told which.
+            forms = (side == 0, side == 1) if batch and not fold else (lies,)
+            found += [Form(views, form, fold, True) for form in forms]
+            # Another order of its axes only pays where the result must be folded.
+            if not self.every and (self.output is None or len(self.output) == len(self.wanted)):
+                return found
+        stack = batch if any(name in have for name in batch) else ()
+        call = self.costs.rates.copy_call
+        for order in dict.fromkeys((fold, *self.as_wanted(axes))):
+            for inner in (True, False):
+                target = (*stack, *order, *contract) if inner else (*stack, *contract, *order)
+                if self.hopeless(least + views + call + self.costs.least_copy(target, layout)):
+                    continue
+                price = self.copies.get((side, target))
+                if price is None:
+                    price = self.copies[side, target] = self.costs.copy(target, layout) + call
+                found.append(Form(views + price, inner, order, False))
+        return found
+
+    # The result
+
+    def result(self, dims: tuple[Dim, Dim, Dim]) -> float:
+        """What it costs to bring a matrix product into the dimensions of the output."""
+        price = self.results.get(dims)
+        if price is None:
+            batch, rows, columns = dims
+            folded = len(batch) > 1 or len(columns) > 1
+            folded = folded or bool(batch and (len(rows) != 1 or not columns))
+            axes = flat(dims)
+            price = self.costs.rates.view * folded
+            price += self.reader(None, axes) if self.output is not None else 0.0
+            self.results[dims] = price
+        return price
+
+    def reader(self, lies: Layout | None, axes: Dim) -> float:
+        """What it costs to bring a result, by default a contiguous one, into the output."""
+        if self.output is None:
+            return 0.0
+        sizes = self.sizes
+        have = axes if lies is None else lies.order
+        order = [name for name in have if sizes[name] != 1]
+        wanted = [name for name in self.wanted if name in axes and sizes[name] != 1]
+        if order == wanted:
+            return 0.0
+        folded = len(self.output) != len(self.wanted)
+        if folded or self.traits.dense:
+            lies = lies or contiguous((axes,), sizes)
+            dims = [tuple(name for name in dim if name in axes) for dim in self.output]
+            if self.traits.dense or not all(lies.folds(dim) for dim in dims):
+                return self.costs.rates.copy_call + self.costs.copy(flat(tuple(dims)), lies)
+        return self.costs.reader(self.count, inner=order[-1] == wanted[-1]) + self.costs.rates.view
+
+    def readable(self, batch: Dim, folds: tuple[Dim, Dim], contract: Dim) -> bool:
+        """Whether neither operand is copied for this batch."""
+        return all(
+            readable(layout, batch, fold, contract, have)
+            for layout, fold, have in zip(self.layouts, folds, self.have, strict=True)
+        )
+
+
+def orders_of(axes: Dim, left: Layout, right: Layout) -> list[Dim]:
+    """The orders in which axes lie in either operand."""
+    if len(axes) < 2:
+        return [axes]
+    return list(dict.fromkeys((as_stored(axes, left), as_stored(axes, right))))
+
+
+def as_stored(axes: Dim, layout: Layout) -> Dim:
+    """The axes as an operand has them in memory.
+
+    Those that the layout does not know (size one, or not of this operand) come first, as they are
+    written.
+    """
+    if len(axes) < 2:
+        return axes
+    places = {name: place for place, name in enumerate(layout.order)}
+    return tuple(sorted(axes, key=lambda name: places.get(name, -1)))
+
+
+# More looped axes than this are tried only as the outermost or innermost ones of the operand.
+_ALL_SUBSETS = 4
+
+
+def subsets(axes: Dim, layout: Layout) -> list[Dim]:
+    """The sets of axes that may be looped over, none of them first."""
+    ordered = as_stored(axes, layout)
+    if len(ordered) <= _ALL_SUBSETS:
+        return [
+            subset
+            for length in range(len(ordered) + 1)
+            for subset in itertools.combinations(ordered, length)
+        ]
+    outer = [ordered[:length] for length in range(len(ordered) + 1)]
+    return list(dict.fromkeys([*outer, *(ordered[length:] for length in range(1, len(ordered)))]))
+
+
+__all__ = ["Form", "Forms", "as_stored", "orders_of", "subsets"]
