@@ -21,7 +21,7 @@ from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function
 from torch.utils.checkpoint import checkpoint
 
-from .operands import Declaration, check_mixture, check_support, check_types, traces
+from .operands import Declaration, check_mixture, check_support, check_types
 from .program import autocasts, cache, prepare
 from .training import Schedule, contract, scheduled, trainable
 
@@ -35,8 +35,9 @@ _Entry = tuple[
 # Subclasses of tensors bring rules of their own, which see the operations and not our function.
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
-# Whether `torch.func` is at work: it wants the operations as well, as `torch.jit.trace` does.
+# Whether `torch.func` or `torch.jit.trace` is at work: they want the operations as well.
 _transforms: Callable[[], bool] = torch._C._are_functorch_transforms_active  # noqa: SLF001
+_traces: Callable[[], object] = torch._C._get_tracing_state  # noqa: SLF001
 
 # A name of this module is found faster than an attribute of torch, at every call.
 _grad_enabled = torch.is_grad_enabled
@@ -169,7 +170,7 @@ def _ordinary(tensors: Sequence[Tensor]) -> bool:
         _PLAIN.issuperset(map(type, tensors))
         and not _transforms()
         and forward_ad._current_level < 0  # noqa: SLF001
-        and traces() is None
+        and _traces() is None
     )
 
 
@@ -190,7 +191,7 @@ def entry_for(
     told = [size for _, size in given]
     for one in tensors:
         told += (*one.shape, *one.stride())
-    if prepared.traits.traced or not all(type(size) is int for size in told):
+    if not all(type(size) is int for size in told):
         return prepared.lowered.program.run, prepared.extra, None, None
     recorder = cache.recorder
     if recorder is not None:

@@ -28,8 +28,8 @@ class Traits:
         dense: whoever reads the result copies it, unless it is born in the order of its dimensions.
         trains: gradients of several operands will be wanted; they count where an order of
             contractions is chosen.
-        traced: somebody notes down which operations run, for other sizes perhaps: how many there
-            are has to be the same for all of them.
+        turns: stacks may be multiplied one after the other, into one result: calls are cheap, and
+            nobody follows what is done.
     """
 
     device: str = "cpu"
@@ -38,12 +38,7 @@ class Traits:
     autocast: bool = False
     dense: bool = False
     trains: bool = False
-    traced: bool = False
-
-    @property
-    def turns(self) -> bool:
-        """Whether stacks may be multiplied one after the other: where calls are cheap."""
-        return self.device == "cpu" and not self.traced
+    turns: bool = False
 
     @property
     def narrow(self) -> bool:

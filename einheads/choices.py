@@ -26,10 +26,12 @@ class Choice:
     Attributes:
         ways: a way for each contraction; None where the one by price is the best.
         planned: by the tensors that need gradients, such as "110", whether a planned backward pays.
+        turns: what is better still where stacks may be multiplied one after the other, if anything.
     """
 
     ways: tuple[Way, ...] | None = None
     planned: dict[str, bool] = field(default_factory=dict)
+    turns: tuple[Way, ...] | None = None
 
 
 # What was measured, by its problem: of the whole process, for whoever plans or explains.
@@ -74,8 +76,8 @@ def problem(
             "bias": None if bias is None else " ".join(bias),
             "sizes": {name: size.bit_length() for name, size in sizes.items()},
             "layouts": [_layout(one) for one in layouts],
-            # Whoever traces a call wants what was measured for it.
-            "traits": {name: one for name, one in asdict(traits).items() if name != "traced"},
+            # A choice says what is best with turns and what without.
+            "traits": {name: one for name, one in asdict(traits).items() if name != "turns"},
         }
     )
 
@@ -91,10 +93,11 @@ _KINDS = {kind.__name__: kind for kind in (Candidate, Elementwise)}
 
 def to_data(choice: Choice) -> dict[str, Any]:
     """A choice as what JSON can hold."""
-    ways = None
-    if choice.ways is not None:
-        ways = [{"kind": type(way).__name__, **asdict(way)} for way in choice.ways]
-    return {"ways": ways, "planned": choice.planned}
+    told: dict[str, Any] = {"planned": choice.planned}
+    for name in ("ways", "turns"):
+        ways = getattr(choice, name)
+        told[name] = ways and [{"kind": type(way).__name__, **asdict(way)} for way in ways]
+    return told
 
 
 def from_data(data: Mapping[str, Any]) -> Choice:
@@ -109,13 +112,14 @@ def from_data(data: Mapping[str, Any]) -> Choice:
     Raises:
         ValueError, TypeError, KeyError: it is none.
     """
-    ways = None
-    if data["ways"] is not None:
-        ways = tuple(_way(dict(one)) for one in data["ways"])
+    ways, turns = (
+        None if found is None else tuple(_way(dict(one)) for one in found)
+        for found in (data["ways"], data.get("turns"))
+    )
     planned = dict(data["planned"])
     if not all(type(needs) is str and type(pays) is bool for needs, pays in planned.items()):
         raise ValueError(planned)
-    return Choice(ways, planned)
+    return Choice(ways, planned, turns)
 
 
 def _way(data: dict[str, Any]) -> Way:

@@ -229,14 +229,13 @@ class Costs(Walks):
         cost += self.written(batch, rows, columns, contract, right=right, stacked=stacked)
         return cost * self.scale
 
-    def turns(self, count: int, numbers: int) -> float:
-        """What it adds to a stack of products that it is made in so many turns.
+    def turns(self, count: int) -> float:
+        """The calls of products that are made in so many turns.
 
-        Each turn reads two views and is a call; at the end, so many numbers are copied together.
+        Each takes three views; Python goes around in less time than another one, and threads have
+        less to share, which counts as the rest of it.
         """
-        rates = self.rates
-        copied = numbers * rates.copy_number + self.moved(numbers)
-        return count * (rates.bmm_call + 2 * rates.view) + rates.copy_call + copied * self.scale
+        return self.rates.view + count * (self.rates.bmm_call + 4 * self.rates.view)
 
     def least(self, batch: int, rows: int, columns: int, contract: int, *, stacked: bool) -> float:
         """What a product costs at least, however its operands lie and whichever is on the left."""

@@ -6,7 +6,7 @@ own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,9 +17,6 @@ from .candidates import Traits
 from .errors import SizeError, kind, so_far
 from .pattern import parse
 from .sizes import Bound
-
-# Whether `torch.jit.trace` is at work.
-traces: Callable[[], object] = torch._C._get_tracing_state  # noqa: SLF001
 
 
 class Declaration(NamedTuple):
@@ -50,15 +47,12 @@ def traits_of(tensors: Sequence[Tensor], operands: int, *, autocast: bool) -> Tr
     """
     first = tensors[0]
     wanted = torch.is_grad_enabled() and any(one.requires_grad for one in tensors)
-    # What stands for a tensor in `torch.compile` and `torch.export` has a type of its own.
-    fakes = any(type(one).__module__.startswith("torch._subclasses") for one in tensors)
     return Traits(
         device=first.device.type,
         itemsize=first.element_size(),
         integer=not (first.is_floating_point() or first.is_complex()),
         autocast=autocast,
         trains=operands > 2 and wanted,
-        traced=fakes or traces() is not None,
     )
 
 

@@ -7,17 +7,17 @@ lowering knows, so each order is lowered, and priced: with its gradients, if the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .candidates import Traits, Way
-from .choices import fits
+from .choices import Choice, fits
 from .layout import Layout
 from .lower import lower
 from .plan import Plan, plans
 from .price import price
 from .rates import rates_for
 from .sizes import Bound, Dim
-from .steps import Steps
+from .steps import Bmm, Steps
 from .unplanned import price_undone
 
 
@@ -76,6 +76,50 @@ def planned(
     if len(every) == 1:
         return every[0]
     return min(every, key=lambda one: _cost(one, layouts, sizes, traits))
+
+
+def both(
+    bound: Bound,
+    sizes: Mapping[str, int],
+    layouts: Sequence[Layout],
+    traits: Traits,
+    bias: Dim | None = None,
+    *,
+    free: bool = False,
+    choice: Choice | None = None,
+) -> tuple[Planned, Planned | None]:
+    """The same, and what is done instead where nobody follows it, if that is cheaper.
+
+    Then stacks that no stride covers are multiplied one after the other, into one result.
+
+    Args:
+        bound: see `planned`, as for all others.
+        sizes: to plan with.
+        layouts: of each operand, and then of the bias.
+        traits: device, dtype and whatever else matters.
+        bias: axes of a bias.
+        free: whether the result may have any order of dimensions.
+        choice: what somebody has measured.
+    """
+    ways, turns = (None, None) if choice is None else (choice.ways, choice.turns)
+    other = None
+    if may_turn(bound, traits, free=free) and (ways is None or turns is not None):
+        alone = replace(traits, turns=True)
+        other = planned(bound, sizes, layouts, alone, bias, chosen=turns)
+        if not any(isinstance(step, Bmm) and step.each for step in other.steps.steps):
+            if ways is None:
+                return other, None
+            other = None
+    return planned(bound, sizes, layouts, traits, bias, free=free, chosen=ways), other
+
+
+def may_turn(bound: Bound, traits: Traits, *, free: bool) -> bool:
+    """Whether stacks may be multiplied one after the other, where nobody follows what is done.
+
+    Calls have to be cheap; and there must be no inner value, which would lie differently then.
+    """
+    cheap = traits.device == "cpu" and not traits.autocast
+    return cheap and len(bound.operands) == 2 and not free
 
 
 def _cost(

@@ -155,7 +155,7 @@ class _Program:
         return contiguous(step.dims, self.costs.sizes)
 
     def product(self, step: Product) -> float:
-        rates = self.costs.rates
+        rates, costs = self.costs.rates, self.costs
         left, right = self.steps.dims(step.left), self.steps.dims(step.right)
         stack: Dims = ()
         rows: Dim = ()
@@ -167,9 +167,7 @@ class _Program:
             stack = tuple(front)
             call = rates.bmm_call if isinstance(step, Bmm) else rates.matmul_call
             if isinstance(step, Bmm) and step.each:
-                call = self.costs.turns(
-                    self.costs.count(stack[0]), elements(step.dims, self.costs.sizes)
-                )
+                call = costs.turns(costs.count(stack[0]))
             if isinstance(step, Bmm) and step.bias is not None:
                 # The result is filled with the bias first, as a copy is.
                 made = elements(step.dims, self.costs.sizes)

@@ -34,7 +34,7 @@ from .operands import (
 from .pattern import Pattern, parse
 from .placing import placed
 from .plan import Plan
-from .planning import planned
+from .planning import both
 from .sizes import Bound, Dim, Dims, bind
 from .source import write
 from .steps import Steps
@@ -126,8 +126,9 @@ class Lowered:
         request: what was asked for, with the first sizes met.
         program: what runs.
         plan: the contractions that it makes, in order.
-        unwatched: what runs where autograd does not look: on CUDA, products are written straight
-            into the result then. Mostly the same program.
+        unwatched: what runs where autograd does not look: products are written straight into the
+            result then, on CUDA in another order, on a CPU one stack after the other. Mostly it is
+            the same program.
         planned: whether a planned backward pays, by the tensors that need gradients; filled in by
             whoever finds out.
     """
@@ -359,9 +360,8 @@ def lowered(request: Request) -> Lowered:
 
     def make() -> Lowered:
         best = cache.choices.get(request.problem) if cache.choices else None
-        ways = None if best is None else best.ways
         layouts, traits, bias = request.layouts, request.traits, request.bias
-        made = planned(bound, sizes, layouts, traits, bias, free=request.free, chosen=ways)
+        made, other = both(bound, sizes, layouts, traits, bias, free=request.free, choice=best)
         chosen, steps = made.plan, made.steps
         program = cache.program(request.title, request.names, steps)
         unwatched = program
@@ -370,6 +370,8 @@ def lowered(request: Request) -> Lowered:
             written = placed(steps, sizes)
             if written != steps:
                 unwatched = cache.program(request.title, request.names, written)
+        elif other is not None:
+            unwatched = cache.program(request.title, request.names, other.steps)
         return Lowered(request, program, chosen, unwatched)
 
     return cache.lowered(key, make)
@@ -378,9 +380,9 @@ def lowered(request: Request) -> Lowered:
 def program_for(
     declaration: Declaration, given: tuple[tuple[str, int], ...], tensors: Sequence[Tensor]
 ) -> tuple[Program, Bound]:
-    """The program that a call with these tensors runs, and the sizes it was found for."""
+    """The program that a call runs if nobody follows it, and the sizes it was found for."""
     prepared = prepare(declaration, given, tensors)
-    return prepared.lowered.program, prepared.bound
+    return prepared.lowered.unwatched, prepared.bound
 
 
 def _hint(size: int) -> int:

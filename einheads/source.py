@@ -91,7 +91,7 @@ class _Writer:
         self.live = live(steps, [steps.result] if results is None else results)
         self.inputs = names
         self.given = given
-        self.taken = {"torch", "F", *names}
+        self.taken = {"torch", "F", "zip", *names}
         self.axes: dict[str, str] = {}
         every = (*steps.inputs, *(step.dims for step in steps.steps))
         for axis in dict.fromkeys((*steps.given, *(axis for dims in every for axis in flat(dims)))):
@@ -166,10 +166,10 @@ class _Writer:
                 continue
             first = sources(step)[0]
             chained = len(sources(step)) == 1
-            if isinstance(step, Place):
+            if isinstance(step, Place) or (isinstance(step, Bmm) and step.each):
                 variable[number] = self.product(step, readers, variable)
                 self.until[variable[number]] = last[number]
-                lines += self.place(step, variable[number], variable)
+                lines += self.placed(step, variable[number], variable)
                 lines += self.let_go(place)
                 continue
             expression = self.spell(step, pending if chained and pending else None, variable)
@@ -296,20 +296,25 @@ class _Writer:
 
     # Operations
 
-    def place(self, step: Place, name: str, variable: Mapping[int, str]) -> list[str]:
-        """The two lines of a product that is written into a new tensor."""
+    def placed(self, step: Place | Bmm, name: str, variable: Mapping[int, str]) -> list[str]:
+        """The lines of products that are written into a new tensor: at once, or in turns."""
+        left, right = variable[step.left], variable[step.right]
+        shape = ", ".join(self.size(dim) for dim in step.dims)
+        lines = [f"{name} = {left}.new_empty({shape})  # {self.dims(step.dims)}"]
+        if isinstance(step, Bmm):
+            every = ", ".join(f"{value}.unbind()" for value in (left, right, name))
+            first, second, made = map(self.free, (left, right, name))
+            product = f"torch.bmm({first}, {second}, out={made})"
+            lines.append(f"for {first}, {second}, {made} in zip({every}):")
+            return [*lines, f"    {product}  # {self.dims(step.dims[1:])}"]
         view = name
         if step.folded != step.dims:
             view += f".view({', '.join(self.size(dim) for dim in step.folded)})"
         order = [step.folded.index(dim) for dim in step.product]
         if order != sorted(order):
             view += _permuted(order)
-        shape = ", ".join(self.size(dim) for dim in step.dims)
-        left, right = variable[step.left], variable[step.right]
-        return [
-            f"{name} = {left}.new_empty({shape})  # {self.dims(step.dims)}",
-            f"torch.bmm({left}, {right}, out={view})  # {self.dims(step.product)}",
-        ]
+        product = f"torch.bmm({left}, {right}, out={view})"
+        return [*lines, f"{product}  # {self.dims(step.product)}"]
 
     def dims(self, dims: Dims) -> str:
         words = [" ".join(self.axes[axis] for axis in dim) or "1" for dim in dims]
@@ -325,9 +330,6 @@ class _Writer:
         if isinstance(step, Bmm) and step.bias is not None:
             values = (variable[number] for number in (step.bias, step.left, step.right))
             return f"torch.baddbmm({', '.join(values)})"
-        if isinstance(step, Bmm) and step.each:
-            left, right = (f"{variable[number]}.unbind()" for number in (step.left, step.right))
-            return f"torch.stack(list(map(torch.bmm, {left}, {right})))"
         if isinstance(step, Bmm):
             return f"torch.bmm({variable[step.left]}, {variable[step.right]})"
         if isinstance(step, Matmul):

@@ -102,7 +102,7 @@ class Bmm:
     Attributes:
         bias: broadcasts to the result and is added to it, if there is one.
         each: there is one dimension more in front. No stride covers it and the batch, so that the
-            stacks are multiplied one after the other.
+            stacks are multiplied one after the other, into one result; autograd cannot follow that.
     """
 
     left: int
@@ -280,7 +280,11 @@ def untold(
         needed: the axes whose size no shape tells.
         sizes: of every axis.
     """
-    dims = [step.dims for step in steps if isinstance(step, (Reshape, Expand))]
+    dims = [
+        step.dims
+        for step in steps
+        if isinstance(step, (Reshape, Expand)) or (isinstance(step, Bmm) and step.each)
+    ]
     used = {name for one in dims for name in flat(one)}
     if any(sizes[name] == 0 for one in inputs for name in flat(one)):
         # Nothing is divided by an empty axis: where there is one, no composite is solved.

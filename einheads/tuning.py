@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress
 from typing import Any
@@ -19,12 +19,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .candidates import Candidate
 from .choices import Choice, told
 from .errors import EinheadsError, count, kind
 from .functional import einsum
 from .lower import Draft, drafts
 from .operands import Declaration
 from .plan import plans
+from .planning import may_turn
 from .program import Request, autocasts, cache, compile_source, lowered, prepare
 from .source import write
 from .steps import elements
@@ -259,17 +261,18 @@ def _contraction(request: Request, operands: Sequence[Tensor], watch: Watch) -> 
     before = lowered(request)
     if not before.plan.contractions:
         return
+    bound, free = request.bound, request.free
+    traits = replace(request.traits, turns=may_turn(bound, request.traits, free=free))
     every = [
         draft
-        for order in plans(request.bound, request.sizes)
-        for draft in drafts(
-            request.bound, order, request.layouts, request.traits, request.bias, free=request.free
-        )
+        for order in plans(bound, request.sizes)
+        for draft in drafts(bound, order, request.layouts, traits, request.bias, free=free)
     ]
     every.sort(key=lambda one: one.price)
     tried = [one for one in every[:_MOST] if one.price <= _HOPELESS * every[0].price]
     # What runs by now is the first one, and wins where nothing is faster.
-    tried.sort(key=lambda one: one.steps != before.program.steps)
+    runs = before.unwatched if traits.turns else before.program
+    tried.sort(key=lambda one: one.steps != runs.steps)
     calls = [_call(one, request, operands) for one in tried]
     # What runs by now has run.
     able = [place == 0 or _able(call) for place, call in enumerate(calls)]
@@ -277,7 +280,13 @@ def _contraction(request: Request, operands: Sequence[Tensor], watch: Watch) -> 
     best = fastest(calls, watch)
     times = race([Racer("best", calls[best]), Racer("before", calls[0])], watch)
     choice = cache.choices.setdefault(request.problem, Choice())
-    choice.ways = tried[best].ways
+    turns = [any(isinstance(way, Candidate) and way.each for way in one.ways) for one in tried]
+    choice.turns = tried[best].ways if turns[best] else None
+    choice.ways = None if turns[best] else tried[best].ways
+    others = [place for place, turned in enumerate(turns) if not turned]
+    if turns[best] and others:
+        # Whoever follows what is done gets the best of the others.
+        choice.ways = tried[others[fastest([calls[place] for place in others], watch)]].ways
     cache.forget(before)
     yield Measured(
         request.title,

@@ -178,7 +178,6 @@ class _Undoing:
         build, forward = self.build, self.forward
         left, right = forward.dims(step.left), forward.dims(step.right)
         bias = None if isinstance(step, Matmul) else step.bias
-        each = isinstance(step, Bmm) and step.each
         if bias is not None and self.wanted[bias]:
             self.put(bias, self.reduced(g, forward.dims(bias)))
         if len(left) < 2 or len(right) < 2:
@@ -188,7 +187,7 @@ class _Undoing:
             other = self.value(step.right)
             if not isinstance(step, Linear):
                 other = self.turned(other)
-            self.put(step.left, self.multiplied(g, other, columns, left, each=each))
+            self.put(step.left, self.multiplied(g, other, columns, left))
         if not self.wanted[step.right]:
             return None
         rows = flat(left[: len(left) - len(right) + 1])
@@ -198,8 +197,7 @@ class _Undoing:
             value = build.reshape(value, (rows, step.contract))
         contract = build.dims(g)[-2]
         first, second = (g, value) if isinstance(step, Linear) else (value, g)
-        found = self.multiplied(self.turned(first), second, contract, right, each=each)
-        return self.put(step.right, found)
+        return self.put(step.right, self.multiplied(self.turned(first), second, contract, right))
 
     def vector(self, step: Bmm | Matmul | Linear, g: int) -> None:
         """A matrix, or many, and a vector: the gradient of the matrices is an outer product."""
@@ -227,10 +225,6 @@ class _Undoing:
             return number
         return self.build.permute(number, (*range(last - 1), last, last - 1))
 
-    def multiplied(
-        self, left: int, right: int, contract: tuple[str, ...], dims: Dims, *, each: bool = False
-    ) -> int:
-        if each:
-            return self.build.emit(Bmm(left, right, contract, dims, each=True))
+    def multiplied(self, left: int, right: int, contract: tuple[str, ...], dims: Dims) -> int:
         kind = Bmm if len(self.build.dims(right)) == 3 and len(dims) == 3 else Matmul
         return self.build.emit(kind(left, right, contract, dims))

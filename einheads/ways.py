@@ -19,8 +19,8 @@ from .rates import sure_for
 from .sizes import Dim, Dims
 from .steps import flat
 
-# More stacks than this are never multiplied one after the other: their graph has a node for each.
-_MOST_TURNS = 64
+# More stacks than this are never multiplied one after the other; it is the last one of its class.
+_MOST_TURNS = 63
 
 # Ways that are priced so many times higher than the cheapest one are not worth writing down.
 SLACK = 1.25
@@ -252,7 +252,7 @@ class _Search(Forms):
         summed = self.work // self.count if self.count else 0
         least = costs.least(count, rows, columns, summed, stacked=True)
         folds = as_stored(own, self.layouts[0]), as_stored(foreign, self.layouts[1])
-        if self.hopeless(least + costs.turns(2, self.count)):
+        if self.hopeless(least + costs.turns(2)):
             return
         # Whatever the batch is, the matrices themselves have to be readable.
         contracts = [one for one in contracts if self.readable((), folds, one)]
@@ -263,7 +263,7 @@ class _Search(Forms):
             return
         held = [costs.count(tuple(name for name in batch if name in one)) for one in self.have]
         for first in batch:
-            calls = costs.turns(self.sizes[first], self.count)
+            calls = costs.turns(self.sizes[first])
             if not 1 < self.sizes[first] <= _MOST_TURNS or self.hopeless(calls + least):
                 continue
             rest = tuple(name for name in batch if name != first)

@@ -1,12 +1,13 @@
 """Stacks that are multiplied one after the other, because no stride covers the whole batch.
 
-That every such way gives the values and gradients of the definition is shown in `test_ways.py`,
-with all others; here is when it is chosen, what runs then, and who gets something else instead.
+That happens where nobody follows what is done: neither autograd, nor a transform, nor a compiler.
+Here is when it is chosen, what runs then, and who gets something else instead.
 """
 
 import json
+import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import einheads
@@ -28,13 +30,15 @@ from einheads.lower import drafts
 from einheads.operands import Declaration
 from einheads.pattern import parse
 from einheads.plan import plan
-from einheads.program import cache, prepare
+from einheads.program import cache, compile_source, prepare
 from einheads.sizes import bind
-from einheads.steps import Bmm
+from einheads.source import write
+from einheads.steps import Bmm, Steps
 from oracle import oracle
 
 SCORES = "b t h d, b s h d -> b h t s"
 VALUES = "b h t s, b s h d -> b t h d"
+LETTERS = "bthd,bshd->bhts"
 
 
 @pytest.fixture(autouse=True)
@@ -46,21 +50,97 @@ def _fresh() -> Iterator[None]:
 
 def decode(b: int = 5, s: int = 307, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     """A query for one token, and the keys of all tokens before it, as a cache holds them."""
-    return torch.randn(b, 1, 7, 61, dtype=dtype), torch.randn(b, s, 7, 61, dtype=dtype)
+    return torch.randn(b, 1, 7, 61).to(dtype), torch.randn(b, s, 7, 61).to(dtype)
 
 
-def one_by_one(pattern: str, *tensors: Tensor) -> bool:
-    """Whether a call of these tensors multiplies one stack after the other."""
-    steps = prepare(Declaration(pattern), (), tensors).lowered.program.steps
+def turns(steps: Steps) -> bool:
+    """Whether stacks are multiplied one after the other."""
     return any(isinstance(step, Bmm) and step.each for step in steps.steps)
 
 
-def check(pattern: str, *tensors: Tensor) -> Tensor:
-    """Call it, and compare with the definition."""
-    result = einheads.einsum(pattern, *tensors)
-    wanted = oracle(pattern, *map(as_numpy, tensors))
-    np.testing.assert_allclose(as_numpy(result), wanted, rtol=1e-9, atol=1e-9)
-    return result
+def one_by_one(pattern: str, *tensors: Tensor) -> bool:
+    """Whether a call of these tensors does so, if nobody follows it."""
+    lowered = prepare(Declaration(pattern), (), tensors).lowered
+    assert not turns(lowered.program.steps)  # which anybody may follow
+    return turns(lowered.unwatched.steps)
+
+
+def products(call: Callable[[], object]) -> int:
+    """How many products run."""
+    with torch.profiler.profile() as profile:
+        call()
+    return sum(event.name == "aten::bmm" for event in profile.events())
+
+
+def every_draft(*tensors: Tensor, pattern: str = SCORES, traits: Traits | None = None) -> list[Any]:
+    """All candidates for these tensors."""
+    bound = bind(parse(pattern), [one.shape for one in tensors])
+    layouts = [
+        layout(dims, one.stride(), bound.sizes)
+        for dims, one in zip(bound.operands, tensors, strict=True)
+    ]
+    return drafts(bound, plan(bound), layouts, traits or Traits(itemsize=8, turns=True))
+
+
+class TestValues:
+    """Every way to do it computes what the pattern says."""
+
+    @pytest.mark.parametrize(
+        "pattern",
+        [
+            SCORES,
+            VALUES,
+            "b t g q d, b s g d -> b g q t s",
+            "a b c i, c a b i j -> j b a c",
+            "b h i, h b i o -> b h o",
+            "p b h i, h p b i o -> p (b h) o",
+        ],
+    )
+    def test_every_way(self, pattern: str) -> None:
+        """Of operands in any order of axes, and expanded ones."""
+        draw = random.Random(3)
+        sizes = dict(zip("abcdghijopqst", (2, 3, 5, 4, 2, 3, 5, 3, 7, 2, 3, 5, 4), strict=True))
+        found = 0
+        for number in range(6):
+            tensors = []
+            for term in pattern.split(" -> ", maxsplit=1)[0].split(", "):
+                shape = [sizes[axis] for axis in term.split()]
+                order = list(range(len(shape)))
+                if number:
+                    draw.shuffle(order)
+                back = sorted(range(len(shape)), key=order.__getitem__)
+                one = torch.randn([shape[place] for place in order], dtype=torch.float64)
+                one = one.permute(back)
+                if number and draw.random() < 0.2:
+                    one = one[:1].expand(shape)
+                tensors.append(one)
+            wanted = oracle(pattern, *map(as_numpy, tensors))
+            for draft in every_draft(*tensors, pattern=pattern):
+                if not turns(draft.steps):
+                    continue
+                found += 1
+                text = write(draft.steps, ["x", "y"], title=pattern)
+                with CopyCounter() as counter:
+                    result = compile_source(text, "contract", "<way>")(*tensors)
+                np.testing.assert_allclose(as_numpy(result), wanted, rtol=1e-9, atol=1e-9)
+                assert counter.copies.total() == len(draft.steps.copies)
+        assert found
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.complex64])
+    def test_dtypes(self, dtype: torch.dtype) -> None:
+        """Integers and complex numbers have such products on a CPU as well."""
+        q, k = (one.mul(3).round().to(dtype) for one in decode())
+        assert one_by_one(SCORES, q, k)
+        result = einheads.einsum(SCORES, q, k)
+        assert result.dtype == dtype
+        torch.testing.assert_close(result, torch.einsum(LETTERS, q, k))
+
+    def test_names_cannot_clash(self) -> None:
+        """Axes and operands may be called like what goes through the stacks."""
+        q, k = decode()
+        pattern = "x1_ zip y_ y, x1_ x2_ y_ y -> x1_ y_ zip x2_"
+        assert one_by_one(pattern, q, k)
+        torch.testing.assert_close(einheads.einsum(pattern, q, k), torch.einsum(LETTERS, q, k))
 
 
 class TestChoice:
@@ -72,19 +152,28 @@ class TestChoice:
         p = torch.rand(5, 7, 1, 307, dtype=torch.float64)
         for pattern, *operands in ((SCORES, q, k), (VALUES, p, k)):
             assert one_by_one(pattern, *operands)
-            check(pattern, *operands)
+            result = einheads.einsum(pattern, *operands)
+            wanted = oracle(pattern, *map(as_numpy, operands))
+            np.testing.assert_allclose(as_numpy(result), wanted, rtol=1e-9, atol=1e-9)
             with CopyCounter() as counter:
                 einheads.einsum(pattern, *operands)
             assert counter.copies.total() == 0
 
     def test_what_it_reads_like(self) -> None:
-        """Its text is a line, and its explanation says for what there is a product each."""
+        """Explanations show what anybody may follow, and tell what is done where nobody does."""
         told = einheads.explain(SCORES, *decode())
-        assert "torch.stack(list(map(torch.bmm, x1.unbind(), x2.unbind())))" in told.source
-        assert "bmm x1, x2 over d for each b, stacked" in str(told)
-        assert told.bytes_copied == 0
-        assert told.steps[-1].each == ("b",)
-        assert told.steps[-1].multiply_adds == 5 * 7 * 307 * 61
+        assert "unbind" not in told.source
+        assert told.unfollowed is not None
+        assert told.unfollowed.text is not None
+        assert told.unfollowed.text.splitlines()[-4:] == [
+            "    y = x1.new_empty(b, h, t, s)  # b h t s",
+            "    for x1_, x2_, y_ in zip(x1.unbind(), x2.unbind(), y.unbind()):",
+            "        torch.bmm(x1_, x2_, out=y_)  # h t s",
+            "    return y",
+        ]
+        assert "without gradients: each bmm b h t d x b h d s, stack by stack" in str(told)
+        assert told.to_dict()["unfollowed"] == told.unfollowed.text
+        assert einheads.explain("b i, o i -> b o", b=2).unfollowed is None
 
     @pytest.mark.parametrize(
         ("q", "k"),
@@ -92,64 +181,68 @@ class TestChoice:
             # One stride covers batch and heads.
             (torch.randn(5, 7, 1, 61).transpose(1, 2), torch.randn(5, 7, 307, 61).transpose(1, 2)),
             # So many calls take longer than a copy.
-            (torch.randn(65, 1, 2, 3), torch.randn(65, 5, 2, 3)),
+            (torch.randn(60, 1, 2, 3), torch.randn(60, 5, 2, 3)),
+            (torch.randn(64, 1, 64, 61), torch.randn(64, 307, 64, 61)),
             (torch.randn(1, 1, 7, 61), torch.randn(1, 307, 7, 61)),
             (torch.randn(0, 1, 7, 61), torch.randn(0, 307, 7, 61)),
         ],
-        ids=["heads first", "long batch of small stacks", "one", "none"],
+        ids=["heads first", "small stacks", "too many", "one", "none"],
     )
     def test_where_it_is_not(self, q: Tensor, k: Tensor) -> None:
         """Where nothing would be copied, or hardly anything, it does not pay."""
         assert not one_by_one(SCORES, q, k)
-        torch.testing.assert_close(
-            einheads.einsum(SCORES, q, k), torch.einsum("bthd,bshd->bhts", q, k)
-        )
+        torch.testing.assert_close(einheads.einsum(SCORES, q, k), torch.einsum(LETTERS, q, k))
 
-    def test_only_where_calls_are_cheap(self) -> None:
-        """On CUDA each call is a launch, and who traces wants the same calls for all sizes."""
+    def test_only_where_nobody_follows(self) -> None:
+        """Candidates have it if it is asked for, which CUDA, autocast and inner values never do."""
         q, k = decode()
-        bound = bind(parse(SCORES), [q.shape, k.shape])
-        layouts = [
-            layout(dims, one.stride(), bound.sizes)
-            for dims, one in zip(bound.operands, (q, k), strict=True)
-        ]
-        for traits, some in (
-            (Traits(itemsize=8), True),
-            (Traits(itemsize=8, traced=True), False),
-            (Traits(device="cuda", itemsize=8), False),
-        ):
-            every = drafts(bound, plan(bound), layouts, traits)
-            assert any(getattr(way, "each", False) for one in every for way in one.ways) is some
+        assert any(turns(one.steps) for one in every_draft(q, k))
+        assert not any(turns(one.steps) for one in every_draft(q, k, traits=Traits(itemsize=8)))
+        with torch.autocast("cpu"):
+            assert not one_by_one(SCORES, q.float(), k.float())
+        assert not one_by_one("b t h d, b s h d, d -> b h t s", q, k, torch.randn(61).double())
 
     def test_other_sizes_of_the_class(self) -> None:
         """One program serves all batches of a class, however many products that takes."""
         for b in (4, 5, 7):
-            check(SCORES, *decode(b))
-        assert einheads.cache_info().programs == 1
+            q, k = decode(b)
+            torch.testing.assert_close(einheads.einsum(SCORES, q, k), torch.einsum(LETTERS, q, k))
+            assert products(lambda q=q, k=k: einheads.einsum(SCORES, q, k)) == b
+        assert einheads.cache_info().programs == 2
 
 
-class TestGradients:
-    """Whoever undoes it gets the gradients of the definition."""
+class TestFollowed:
+    """Whoever follows what is done sees one product, and may undo it or repeat it for others."""
 
     @pytest.mark.parametrize("planned", [False, True])
-    def test_once_and_twice(self, monkeypatch: pytest.MonkeyPatch, planned: bool) -> None:  # noqa: FBT001
-        """By autograd, and by a planned backward."""
+    def test_gradients(self, monkeypatch: pytest.MonkeyPatch, planned: bool) -> None:  # noqa: FBT001
+        """By autograd, and by a planned backward, which multiplies in turns itself."""
         monkeypatch.setattr(training, "pays", lambda _: planned)
         leaves = [one.requires_grad_() for one in decode()]
         assert one_by_one(SCORES, *leaves)
         weights = torch.randn(5, 7, 1, 307, dtype=torch.float64)
+        assert products(lambda: einheads.einsum(SCORES, *leaves)) == (5 if planned else 1)
         every = []
-        for result in (einheads.einsum(SCORES, *leaves), torch.einsum("bthd,bshd->bhts", *leaves)):
+        for result in (einheads.einsum(SCORES, *leaves), torch.einsum(LETTERS, *leaves)):
+            plain = torch.autograd.grad((result * weights).sum(), leaves, retain_graph=True)
             first = torch.autograd.grad((result * weights).sum(), leaves, create_graph=True)
             again = torch.autograd.grad(sum(one.square().sum() for one in first), leaves)
-            every.append((*first, *again))
+            every.append((*plain, *first, *again))
         for one, other in zip(*every, strict=True):
             torch.testing.assert_close(one, other)
 
-    def test_transforms(self) -> None:
-        """Under vmap, jvp and grad of `torch.func` too."""
+    def test_before_and_after(self) -> None:
+        """A call with gradients and one without share nothing, in any order."""
         q, k = decode()
-        assert one_by_one(SCORES, q, k)
+        learned = q.clone().requires_grad_()
+        for one, count in ((q, 5), (learned, 1), (q, 5)):
+            assert products(lambda one=one: einheads.einsum(SCORES, one, k)) == count
+        with torch.no_grad():
+            assert products(lambda: einheads.einsum(SCORES, learned, k)) == 5
+
+    def test_transforms(self) -> None:
+        """Under vmap, jvp and grad of `torch.func`."""
+        q, k = decode()
 
         def call(q: Tensor, k: Tensor) -> Tensor:
             return einheads.einsum(SCORES, q, k)
@@ -162,64 +255,70 @@ class TestGradients:
         slope = torch.func.grad(lambda q: call(q, k).sum())(q)
         torch.testing.assert_close(slope, k.sum(1, keepdim=True))
 
-    def test_autocast(self) -> None:
-        """Products are cast, as ever."""
-        q, k = decode(dtype=torch.float32)
-        with torch.autocast("cpu"):
-            result = einheads.einsum(SCORES, q, k)
-        assert result.dtype == torch.bfloat16
-        wanted = torch.einsum("bthd,bshd->bhts", q.bfloat16(), k.bfloat16())
-        torch.testing.assert_close(result, wanted, atol=0.5, rtol=0.05)
+    @pytest.mark.parametrize("before", [False, True])
+    @pytest.mark.parametrize("dynamic", [False, True])
+    @pytest.mark.parametrize("wrapped", ["plain", "vmap", "grad"])
+    def test_compile(self, wrapped: str, *, dynamic: bool, before: bool) -> None:
+        """One graph for all batches, with one product, whoever called before."""
 
-    def test_integers(self) -> None:
-        """They have matrix products on a CPU."""
-        q, k = (one.mul(3).round().long() for one in decode())
-        check(SCORES, q, k)
+        def call(q: Tensor, k: Tensor) -> Tensor:
+            if wrapped == "vmap":
+                scores = torch.vmap(lambda q, k: einheads.einsum(SCORES, q, k), in_dims=1)
+                return scores(q.unsqueeze(1), k.unsqueeze(1))[0]
+            if wrapped == "grad":
+                return torch.func.grad(lambda q: einheads.einsum(SCORES, q, k).sum())(q)
+            return einheads.einsum(SCORES, q, k)
 
-
-class TestTracing:
-    """A trace has to be right for other batches, so it has one product for all of them."""
+        if before:
+            einheads.einsum(SCORES, *decode())
+        torch.compiler.reset()
+        counter = CompileCounter()
+        compiled = torch.compile(call, fullgraph=True, dynamic=dynamic, backend=counter)
+        for b in (5, 6) if dynamic else (5,):
+            q, k = decode(b)
+            torch.testing.assert_close(compiled(q, k), call(q, k))
+        assert counter.frame_count == 1
+        # What a trace has found is not what a call runs.
+        q, k = decode()
+        assert products(lambda: einheads.einsum(SCORES, q, k)) == 5
 
     @pytest.mark.parametrize("before", [False, True])
-    def test_compile(self, before: bool) -> None:  # noqa: FBT001
-        """With free sizes, and whoever called before."""
+    @pytest.mark.parametrize("mode", ["fake", "symbolic"])
+    @pytest.mark.parametrize("mapped", [False, True])
+    def test_proxies(self, mode: str, *, mapped: bool, before: bool) -> None:
+        """`make_fx` notes down one product."""
         q, k = decode()
         if before:
             einheads.einsum(SCORES, q, k)
-        torch.compiler.reset()
-        compiled = torch.compile(
-            lambda q, k: einheads.einsum(SCORES, q, k),
-            fullgraph=True,
-            dynamic=True,
-            backend="eager",
-        )
-        for b in (5, 3):
-            operands = decode(b)
-            torch.testing.assert_close(
-                compiled(*operands), torch.einsum("bthd,bshd->bhts", *operands)
-            )
-        # What a trace has found is not what a call runs.
-        assert one_by_one(SCORES, q, k)
-        with torch.profiler.profile() as profile:
-            einheads.einsum(SCORES, q, k)
-        assert sum(event.name == "aten::bmm" for event in profile.events()) == 5
 
-    def test_export(self) -> None:
+        def call(q: Tensor, k: Tensor) -> Tensor:
+            if mapped:
+                return torch.vmap(lambda q: einheads.einsum(SCORES, q, k))(q.unsqueeze(0))[0]
+            return einheads.einsum(SCORES, q, k)
+
+        graph = make_fx(call, tracing_mode=mode)(q, k)
+        assert "unbind" not in graph.code
+        b = 4 if mode == "symbolic" else 5
+        q, k = decode(b)
+        torch.testing.assert_close(graph(q, k), torch.einsum(LETTERS, q, k))
+
+    @pytest.mark.parametrize("before", [False, True])
+    def test_export(self, before: bool) -> None:  # noqa: FBT001
         """The batch of an exported program is free."""
 
         class Scores(torch.nn.Module):
             def forward(self, q: Tensor, k: Tensor) -> Tensor:
                 return einheads.einsum(SCORES, q, k)
 
+        if before:
+            einheads.einsum(SCORES, *decode())
         batch = torch.export.Dim("batch")
         program = torch.export.export(
             Scores(), decode(), dynamic_shapes={"q": {0: batch}, "k": {0: batch}}
         )
         assert "unbind" not in str(program.graph)
-        operands = decode(11)
-        torch.testing.assert_close(
-            program.module()(*operands), torch.einsum("bthd,bshd->bhts", *operands)
-        )
+        q, k = decode(11)
+        torch.testing.assert_close(program.module()(q, k), torch.einsum(LETTERS, q, k))
 
     @pytest.mark.parametrize("before", [False, True])
     def test_jit_trace(self, before: bool) -> None:  # noqa: FBT001
@@ -232,46 +331,70 @@ class TestTracing:
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
             traced: Any = torch.jit.trace(lambda q, k: einheads.einsum(SCORES, q, k), (q, k))
         assert "unbind" not in str(traced.graph)
-        torch.testing.assert_close(traced(q, k), torch.einsum("bthd,bshd->bhts", q, k))
+        torch.testing.assert_close(traced(q, k), torch.einsum(LETTERS, q, k))
 
-    def test_symbolic_proxies(self) -> None:
-        """`make_fx` with symbols for sizes notes down one product."""
+    def test_tensors_of_another_type(self) -> None:
+        """A class of tensors sees the operations that it may know how to follow."""
+
+        class Tagged(Tensor):
+            pass
+
         q, k = decode()
-        graph = make_fx(lambda q, k: einheads.einsum(SCORES, q, k), tracing_mode="symbolic")(q, k)
-        assert "unbind" not in graph.code
-        torch.testing.assert_close(graph(q, k), torch.einsum("bthd,bshd->bhts", q, k))
+        einheads.einsum(SCORES, q, k)
+        tagged = q.as_subclass(Tagged)
+        assert products(lambda: einheads.einsum(SCORES, tagged, k)) == 1
 
 
 class TestTuned:
     """What was measured may say so."""
 
-    def test_a_file_keeps_it(self, tmp_path: Path) -> None:
+    def test_a_file_keeps_it(self) -> None:
         """It comes back from JSON; a file from before there was such a thing is read as well."""
         way = Candidate(("b", "h"), ("t",), ("s",), ("d",), swapped=False, each=True)
-        data = json.loads(json.dumps(to_data(Choice((way,), {}))))
-        assert from_data(data) == Choice((way,), {})
+        plain = replace(way, each=False)
+        data = json.loads(json.dumps(to_data(Choice((plain,), {}, (way,)))))
+        assert from_data(data) == Choice((plain,), {}, (way,))
         del data["ways"][0]["each"]
-        assert from_data(data) == Choice((replace(way, each=False),), {})
+        del data["turns"]
+        assert from_data(data) == Choice((plain,), {})
         data["ways"][0]["each"] = "yes"
         with pytest.raises(ValueError, match="each"):
             from_data(data)
 
     def test_it_is_left_aside_where_it_cannot_be(self) -> None:
-        """A trace takes its own choice instead; a batch of one axis has no stack left."""
+        """Whoever follows takes another choice; a batch of one axis has no stack left."""
         bound = bind(parse(SCORES), [one.shape for one in decode()])
         way = Candidate(("b", "h"), ("t",), ("s",), ("d",), swapped=False, each=True)
-        assert fits(plan(bound), [way], Traits())
-        assert not fits(plan(bound), [way], Traits(traced=True))
+        assert fits(plan(bound), [way], Traits(turns=True))
+        assert not fits(plan(bound), [way], Traits())
         single = bind(parse("h t d, s h d -> h t s"), [(7, 1, 61), (307, 7, 61)])
         way = Candidate(("h",), ("t",), ("s",), ("d",), swapped=False, each=True)
-        assert not fits(plan(single), [way], Traits())
+        assert not fits(plan(single), [way], Traits(turns=True))
 
-    def test_tuning_tries_it(self) -> None:
-        """Among what `tune` measures; the winner is used, and a trace does without."""
+    @pytest.mark.parametrize("winner", ["each", "other"])
+    def test_the_winner_is_used(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, winner: str
+    ) -> None:
+        """It is among what is tried; whoever follows what is done gets the best of the others."""
         q, k = decode()
+        seen: list[int] = []
+
+        def fastest(calls: list[Callable[[], object]], _: object) -> int:
+            counts = [products(call) for call in calls]
+            seen.append(counts.count(5))
+            return counts.index(5) if 5 in counts and winner == "each" else counts.index(1)
+
+        monkeypatch.setattr("einheads.tuning.fastest", fastest)
         einheads.tune(SCORES, q, k, progress=False)
+        assert seen[0] > 0
+        assert len(seen) == (2 if winner == "each" else 1)
+        einheads.save_tuned(tmp_path / "tuned.json")
+        einheads.cache_clear()
+        assert einheads.load_tuned(tmp_path / "tuned.json") == 1
         (choice,) = cache.choices.values()
         assert choice.ways is not None
-        check(SCORES, q, k)
-        graph = make_fx(lambda q, k: einheads.einsum(SCORES, q, k), tracing_mode="symbolic")(q, k)
-        assert "unbind" not in graph.code
+        assert (choice.turns is not None) is (winner == "each")
+        assert one_by_one(SCORES, q, k) is (winner == "each")
+        assert products(lambda: einheads.einsum(SCORES, q, k)) == (5 if winner == "each" else 1)
+        torch.testing.assert_close(einheads.einsum(SCORES, q, k), torch.einsum(LETTERS, q, k))
+        assert einheads.explain(SCORES, q, k).measured

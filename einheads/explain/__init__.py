@@ -33,7 +33,7 @@ from einheads.steps import (
 )
 
 from .choice import in_a_line, runner_up
-from .spellings import spellings
+from .spellings import Spelling, spellings
 from .story import Effect, Explanation, Matrices, Operation, Pair, Value
 from .subject import Outline, Subject, prepare, shapes_of, strides_of, traits_of
 
@@ -180,6 +180,7 @@ def tell(subject: Subject) -> Explanation:
         naive=plan.naive,
         itemsize=subject.traits.itemsize,
         source=write(subject.steps, subject.names, title=subject.title, given=subject.given),
+        unfollowed=_unfollowed(subject),
         definition=definition,
         matmul=matmul,
         vmap=vmap,
@@ -187,6 +188,14 @@ def tell(subject: Subject) -> Explanation:
 
 
 _PRODUCTS = (Multiply, Matmul, Bmm, Linear)
+
+
+def _unfollowed(subject: Subject) -> Spelling | None:
+    steps = subject.unfollowed
+    if steps is None:
+        return None
+    text = write(steps, subject.names, title=subject.title, given=subject.given)
+    return Spelling(in_a_line(steps), text)
 
 
 def _names(subject: Subject) -> list[str]:
@@ -220,7 +229,6 @@ def _operation(subject: Subject, names: Sequence[str], place: int, step: Step) -
         0 if effect is Effect.VIEW else elements(step.dims, sizes) * subject.traits.itemsize,
         _multiply_adds(subject, step),
         _matrices(subject, step),
-        step.dims[0] if isinstance(step, Bmm) and step.each else (),
     )
 
 

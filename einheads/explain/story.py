@@ -99,7 +99,6 @@ class Operation:
         bytes: how many it writes; none for a view.
         multiply_adds: how many multiplications it takes.
         matrices: what is folded and what is looped, where it is a matrix product.
-        each: the axis for which there is one product after the other, where no stride covers it.
     """
 
     verb: str
@@ -112,7 +111,6 @@ class Operation:
     bytes: int
     multiply_adds: int
     matrices: Matrices | None = None
-    each: Dim = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +158,8 @@ class Explanation:
         naive: multiply-adds if everything were expanded to all axes at once.
         itemsize: bytes for one number.
         source: the text of the program.
+        unfollowed: what runs instead where nobody follows what is done, neither autograd nor a
+            compiler: products that are written into one result, in turns; None if it is the same.
         definition: the program as unsqueeze, multiply and sum.
         matmul: the program with `torch.matmul`.
         vmap: the program with `torch.func.vmap`.
@@ -184,6 +184,7 @@ class Explanation:
     naive: int
     itemsize: int
     source: str
+    unfollowed: Spelling | None
     definition: Spelling
     matmul: Spelling
     vmap: Spelling
@@ -247,12 +248,14 @@ class Explanation:
             [{'verb': 'linear', 'axes': ['i'], 'reads': ['x1', 'x2'], 'makes': 'y',
               'dims': [['b'], ['o']], 'shape': [2, 5], 'effect': 'new', 'bytes': 40,
               'multiply_adds': 30,
-              'matrices': {'loop': [], 'rows': ['b'], 'inner': ['i'], 'columns': ['o']},
-              'each': []}]
+              'matrices': {'loop': [], 'rows': ['b'], 'inner': ['i'], 'columns': ['o']}}]
         """
         told: dict[str, Any] = {
-            name: _plain(getattr(self, name)) for name in self.__slots__ if name not in _SPELLED
+            name: _plain(getattr(self, name))
+            for name in self.__slots__
+            if name not in (*_SPELLED, "unfollowed")
         }
+        told["unfollowed"] = None if self.unfollowed is None else self.unfollowed.text
         told["roles"] = _plain(self.roles)
         told["bytes_copied"] = self.bytes_copied
         told["bytes_held"] = self.bytes_held

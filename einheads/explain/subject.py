@@ -15,14 +15,14 @@ from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any
 
-from einheads.candidates import Traits, Way
-from einheads.choices import fits, measured, problem
+from einheads.candidates import Traits
+from einheads.choices import Choice, fits, measured, problem
 from einheads.errors import SizeError, kind
 from einheads.given import MOST, checked, is_size
 from einheads.layout import Layout, in_order, layout
 from einheads.pattern import Axis, Dots, Item, Pattern, Term, parse
 from einheads.plan import Plan
-from einheads.planning import planned
+from einheads.planning import both
 from einheads.sizes import Bound, Dim, Dims, bind
 from einheads.steps import Steps
 
@@ -45,6 +45,7 @@ class Subject:
         layouts: how each input lies in memory; None if all are contiguous.
         measured: whether the steps are a choice that was measured, not the cheapest by price.
         checkpoint: whether inner results are computed again for gradients, not kept.
+        unfollowed: what runs instead where nobody follows what is done, if anything.
     """
 
     bound: Bound
@@ -58,6 +59,7 @@ class Subject:
     layouts: Sequence[Layout] | None
     measured: bool = False
     checkpoint: bool = False
+    unfollowed: Steps | None = None
 
     @property
     def title(self) -> str:
@@ -138,9 +140,10 @@ def prepare(outline: Outline, shapes: Sequence[Sequence[int]] | None = None) -> 
     dims = bound.operands if bias is None else (*bound.operands, tuple((name,) for name in bias))
     layouts = _layouts(outline.layouts, dims, bound.sizes)
     lie = layouts or [in_order(one, bound.sizes) for one in dims]
-    ways = _measured(bound, lie, outline.traits, bias)
-    made = planned(bound, bound.sizes, lie, outline.traits, bias, chosen=ways)
+    found = _measured(bound, lie, outline.traits, bias)
+    made, other = both(bound, bound.sizes, lie, outline.traits, bias, choice=found)
     chosen, steps = made.plan, made.steps
+    ways = None if found is None else found.ways
     # Python wants parameters without a default first: a size that nobody told takes the default
     # from those in front of it.
     last = max((place for place, name in enumerate(steps.given) if name in assumed), default=-1)
@@ -157,13 +160,14 @@ def prepare(outline: Outline, shapes: Sequence[Sequence[int]] | None = None) -> 
         layouts,
         measured=ways is not None and fits(chosen, ways, outline.traits),
         checkpoint=outline.checkpoint,
+        unfollowed=None if other is None else other.steps,
     )
 
 
 def _measured(
     bound: Bound, layouts: Sequence[Layout], traits: Traits, bias: Dim | None
-) -> Sequence[Way] | None:
-    """The ways that somebody has measured to be the best, for inference or else for training."""
+) -> Choice | None:
+    """What somebody has measured to be the best, for inference or else for training."""
     if not measured:
         return None
     for trains in (False, True):
@@ -172,7 +176,7 @@ def _measured(
         )
         found = measured.get(line)
         if found is not None and found.ways is not None:
-            return found.ways
+            return found
     return None
 
 

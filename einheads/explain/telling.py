@@ -48,8 +48,7 @@ def action(step: Operation) -> str:
     """What a step does, in a few words."""
     if step.verb in _PRODUCTS:
         over = f" over {' '.join(step.axes)}" if step.axes else ""
-        each = f" for each {' '.join(step.each)}, stacked" if step.each else ""
-        return f"{step.verb} {', '.join(step.reads)}{over}{each}"
+        return f"{step.verb} {', '.join(step.reads)}{over}"
     if step.verb == "add":
         return f"add {step.reads[1]}"
     words = {"sum": "sum over", "expand": "expand along", "diagonal": "diagonal of"}
@@ -82,6 +81,13 @@ def choice(story: Explanation) -> str:
     if other is None:
         return ""
     return f"chosen over {other.steps}: {other.reason}"
+
+
+def alone(story: Explanation) -> str:
+    """What runs instead where nobody follows it."""
+    if story.unfollowed is None:
+        return ""
+    return f"without gradients: {story.unfollowed.title}, stack by stack"
 
 
 def keeping(story: Explanation) -> str:
@@ -172,7 +178,11 @@ def _steps(story: Explanation) -> list[str]:
         )
         for step in story.steps
     ]
-    last = [f"  {line}" for line in (summary(story), choice(story), keeping(story)) if line]
+    last = [
+        f"  {line}"
+        for line in (summary(story), choice(story), alone(story), keeping(story))
+        if line
+    ]
     return ["Steps", *_table(rows), *last]
 
 

@@ -284,7 +284,7 @@ def _check_sums(pattern: Pattern, inputs: int, summed: str) -> None:
 
 
 # What a weight cannot be called: the source needs these, and the layer has them already.
-_TAKEN = (*RESERVED, "training", "declared", "torch", "F")
+_TAKEN = (*RESERVED, "training", "declared", "torch", "F", "zip")
 
 
 def _names(
