@@ -110,7 +110,10 @@ def both(
             if ways is None:
                 return other, None
             other = None
-    return planned(bound, sizes, layouts, traits, bias, free=free, chosen=ways), other
+    made = planned(bound, sizes, layouts, traits, bias, free=free, chosen=ways)
+    # Both are called alike, with the same sizes behind the tensors.
+    alike = other is not None and other.steps.given == made.steps.given
+    return made, other if alike else None
 
 
 def may_turn(bound: Bound, traits: Traits, *, free: bool) -> bool:

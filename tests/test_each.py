@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
 
 import einheads
 from cases import as_numpy
 from einheads import training
 from einheads.bench.probes import CopyCounter
+from einheads.call import apply
 from einheads.candidates import Candidate, Traits
 from einheads.choices import Choice, fits, from_data, to_data
 from einheads.layout import layout
@@ -134,6 +136,50 @@ class TestValues:
         result = einheads.einsum(SCORES, q, k)
         assert result.dtype == dtype
         torch.testing.assert_close(result, torch.einsum(LETTERS, q, k))
+
+    @pytest.mark.parametrize(
+        "pattern",
+        [
+            "b t (h d), b s (h d) -> b h t s",
+            "b t (h d), b s (h d) -> b (h t) s",
+            "b t (h d), b s (h d) -> (b h) t s",
+            "b t (h d), b (s h d) -> b h t s",
+            "... t (h d), ... s (h d) -> ... h t s",
+        ],
+    )
+    def test_composites(self, pattern: str) -> None:
+        """Sizes that no shape tells are passed to whatever runs."""
+        q, k = decode()
+        folded = [q.flatten(2), k.flatten(2) if "(s h" not in pattern else k.flatten(1)]
+        given = {"h": 7}
+        lowered = prepare(Declaration(pattern), tuple(given.items()), folded).lowered
+        assert turns(lowered.unwatched.steps)
+        result = einheads.einsum(pattern, *folded, **given)
+        torch.testing.assert_close(result.reshape(5, 7, 1, 307), torch.einsum(LETTERS, q, k))
+        leaves = [one.clone().requires_grad_() for one in folded]
+        watched = einheads.einsum(pattern, *leaves, **given)
+        torch.testing.assert_close(watched, result)
+
+    @pytest.mark.parametrize("bias", ["h", "b h", "s", "t s"])
+    def test_bias(self, bias: str) -> None:
+        """It is added to the whole result."""
+        q, k = decode()
+        sizes = {"b": 5, "h": 7, "t": 1, "s": 307}
+        added = torch.randn([sizes[axis] for axis in bias.split()], dtype=torch.float64)
+        declaration = Declaration(SCORES, bias)
+        lowered = prepare(declaration, (), (q, k, added)).lowered
+        assert turns(lowered.unwatched.steps)
+        assert not turns(lowered.program.steps)
+        shape = [sizes[axis] if axis in bias.split() else 1 for axis in "bhts"]
+        wanted = torch.einsum(LETTERS, q, k) + added.view(shape)
+        torch.testing.assert_close(apply(declaration, (), q, k, added), wanted)
+
+    def test_flops_are_counted(self) -> None:
+        """A product that is written into a result is one for who counts."""
+        q, k = decode()
+        with FlopCounterMode(display=False) as counter:
+            einheads.einsum(SCORES, q, k)
+        assert counter.get_total_flops() == 2 * 5 * 7 * 307 * 61
 
     def test_names_cannot_clash(self) -> None:
         """Axes and operands may be called like what goes through the stacks."""
