@@ -16,7 +16,7 @@ from .gradients import spelled
 from .layout import Layout
 from .plan import Contraction, Plan
 from .sizes import Bound, Dim
-from .steps import Bmm, Linear, Matmul, Multiply, Permute, Reshape, Steps, Sum
+from .steps import Bmm, Linear, Matmul, Multiply, Permute, Reshape, Steps, Sum, verb
 
 
 @dataclass(slots=True)
@@ -173,10 +173,8 @@ def told(steps: Steps) -> str:
     words = []
     for number, step in enumerate(steps.steps, start=len(steps.inputs)):
         if isinstance(step, (Bmm, Matmul, Linear, Multiply)):
-            kind = type(step).__name__.lower()
-            kind = f"each {kind}" if isinstance(step, Bmm) and step.each else kind
             left, right = (_dims(steps, value) for value in (step.left, step.right))
-            words.append(f"{kind} {left} x {right}")
+            words.append(f"{verb(step)} {left} x {right}")
         elif isinstance(step, Sum):
             words.append("sum")
         elif number in steps.copies:

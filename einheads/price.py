@@ -13,6 +13,7 @@ from .layout import Layout, combined, contiguous
 from .rates import Rates, rates_for
 from .sizes import Dim, Dims
 from .steps import (
+    VIEWS,
     Add,
     Bmm,
     Diagonal,
@@ -84,7 +85,7 @@ def _part(step: Step) -> str:
         return "copies"
     if isinstance(step, (Sum, Multiply, Add)):
         return "elementwise"
-    return "views" if isinstance(step, (Permute, Reshape, Expand, Diagonal)) else "products"
+    return "views" if isinstance(step, VIEWS) else "products"
 
 
 def layouts_of(steps: Steps, layouts: Sequence[Layout], sizes: Mapping[str, int]) -> list[Layout]:
@@ -128,7 +129,7 @@ class _Program:
         rates, costs = self.costs.rates, self.costs
         if isinstance(step, Reshape) and step.copies:
             return rates.copy_call + costs.copy(flat(step.dims), self.layouts[step.source])
-        if isinstance(step, (Permute, Reshape, Expand, Diagonal)):
+        if isinstance(step, VIEWS):
             return rates.view
         if isinstance(step, Sum):
             dims = self.steps.dims(step.source)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from .sizes import Dim, Dims
 from .steps import (
+    VIEWS,
     Add,
     Bmm,
     Diagonal,
@@ -31,9 +32,6 @@ from .steps import (
     sources,
     tellable,
 )
-
-# Steps that take no memory, unless they copy.
-_VIEWS = (Diagonal, Expand, Permute, Reshape)
 
 HEADER = "import torch\nimport torch.nn.functional as F\n"
 
@@ -109,7 +107,7 @@ class _Writer:
                 place
                 for place, step in enumerate(steps.steps)
                 if count + place in self.live
-                and (count + place in copies or not isinstance(step, _VIEWS))
+                and (count + place in copies or not isinstance(step, VIEWS))
             ),
             default=0,
         )

@@ -115,7 +115,7 @@ class Bmm:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The same, written straight into a new tensor of other dimensions, through a view of it.
+    """A stack of products at once, written into a new tensor of other dimensions through a view.
 
     Attributes:
         dims: of the new tensor, which is contiguous.
@@ -144,6 +144,8 @@ class Linear:
 
 Product = Matmul | Bmm | Linear
 Step = Diagonal | Sum | Permute | Reshape | Expand | Multiply | Add | Product | Place
+# Those that take no memory, but for a reshape that copies.
+VIEWS = (Diagonal, Expand, Permute, Reshape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +187,17 @@ class Steps:
         )
 
 
+def verb(step: Step) -> str:
+    """What a step is called in a line.
+
+    Example:
+        >>> verb(Bmm(0, 1, ("i",), (("h",), ("b",), ("o",)))), verb(Sum(0, (1,), (("b",),)))
+        ('bmm', 'sum')
+    """
+    name = type(step).__name__.lower()
+    return f"each {name}" if isinstance(step, Bmm) and step.each else name
+
+
 def sources(step: Step) -> tuple[int, ...]:
     """The values a step reads."""
     if isinstance(step, (Linear, Bmm)):
@@ -217,7 +230,7 @@ def kept(steps: Steps) -> tuple[int, ...]:
             root = value
             while root >= first and root not in steps.copies:
                 made = steps.steps[root - first]
-                if not isinstance(made, (Permute, Reshape, Expand, Diagonal)):
+                if not isinstance(made, VIEWS):
                     break
                 root = made.source
             if root >= first:

@@ -25,7 +25,7 @@ from einheads.functional import einsum
 from einheads.gradients import held
 from einheads.operands import Declaration
 from einheads.program import cache, prepare, program_for
-from einheads.steps import Diagonal, Expand, Linear, Permute, Reshape, Steps, elements
+from einheads.steps import VIEWS, Linear, Steps, elements
 from einheads.stopwatch import Racer, Watch, race
 from einheads.training import Schedule
 
@@ -161,11 +161,11 @@ def memory(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Row:
     output = math.prod(case.sizes[axis] for axis in case.terms[-1]) * dtype.itemsize
     copied = _bytes(steps, steps.copies, case, dtype)
     # Views hold nothing; a reshape is one, unless it copies.
-    first, views = len(steps.inputs), (Permute, Expand, Diagonal, Reshape)
+    first = len(steps.inputs)
     made = [
         number
         for number, step in enumerate(steps.steps, first)
-        if not isinstance(step, views) or number in steps.copies
+        if not isinstance(step, VIEWS) or number in steps.copies
     ]
     numbers = {
         "peak, kB": peak / 1e3,

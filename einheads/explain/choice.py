@@ -6,7 +6,7 @@ from einheads.layout import in_order
 from einheads.lower import drafts
 from einheads.price import parts
 from einheads.rates import rates_for, sure_for
-from einheads.steps import Bmm, Linear, Matmul, Multiply, Steps, elements
+from einheads.steps import Bmm, Linear, Matmul, Multiply, Steps, elements, verb
 
 from .spellings import dims_text
 from .story import Alternative
@@ -28,9 +28,7 @@ def in_a_line(steps: Steps) -> str:
     for number, step in enumerate(steps.steps, start=len(steps.inputs)):
         if isinstance(step, (Bmm, Matmul, Linear, Multiply)):
             left, right = (dims_text(steps.dims(value)) for value in (step.left, step.right))
-            kind = type(step).__name__.lower()
-            kind = f"each {kind}" if isinstance(step, Bmm) and step.each else kind
-            words.append(f"{kind} {left} x {right}")
+            words.append(f"{verb(step)} {left} x {right}")
         elif number in steps.copies:
             words.append(f"copy {dims_text(step.dims)}")
     return "; ".join(words) or "no product"
