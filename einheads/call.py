@@ -17,11 +17,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function
 from torch.utils.checkpoint import checkpoint
 
-from .operands import Declaration, check_mixture, check_support, check_types
+from .operands import (
+    Declaration,
+    check_mixture,
+    check_support,
+    check_types,
+    ordinary,
+    unfollowed,
+)
 from .program import autocasts, cache, prepare
 from .training import Schedule, contract, scheduled, trainable
 
@@ -31,13 +37,6 @@ from .training import Schedule, contract, scheduled, trainable
 _Entry = tuple[
     Callable[..., Tensor], tuple[int, ...], Schedule | None, Callable[..., Tensor] | None
 ]
-
-# Subclasses of tensors bring rules of their own, which see the operations and not our function.
-_PLAIN = frozenset({Tensor, torch.nn.Parameter})
-
-# Whether `torch.func` or `torch.jit.trace` is at work: they want the operations as well.
-_transforms: Callable[[], bool] = torch._C._are_functorch_transforms_active  # noqa: SLF001
-_traces: Callable[[], object] = torch._C._get_tracing_state  # noqa: SLF001
 
 # A name of this module is found faster than an attribute of torch, at every call.
 _grad_enabled = torch.is_grad_enabled
@@ -105,9 +104,9 @@ def apply(
     run, extra, schedule, unwatched = entry or entry_for(declaration, given, tensors)
     try:
         if schedule is not None:
-            if _ordinary(tensors):
+            if ordinary(tensors):
                 return contract(schedule, *tensors)
-        elif unwatched is not None and _ordinary(tensors):
+        elif unwatched is not None and unfollowed(tensors):
             return unwatched(*tensors, *extra)
         return run(*tensors, *extra)
     except RuntimeError as error:
@@ -164,16 +163,6 @@ def _parts(tensors: Sequence[Tensor], *, grad: bool) -> tuple[Any, ...]:
     return tuple(parts)
 
 
-def _ordinary(tensors: Sequence[Tensor]) -> bool:
-    """Whether plain tensors meet plain reverse-mode autograd, which takes our function."""
-    return (
-        _PLAIN.issuperset(map(type, tensors))
-        and not _transforms()
-        and forward_ad._current_level < 0  # noqa: SLF001
-        and _traces() is None
-    )
-
-
 def _declared(declaration: Declaration | str) -> Declaration:
     return declaration if isinstance(declaration, Declaration) else Declaration(declaration)
 
@@ -223,7 +212,7 @@ def _checkpointed(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The same, computed again in the backward, where none can be planned: under autocast, say."""
 
     def call(*tensors: Any) -> Tensor:
-        if not _ordinary([one for one in tensors if isinstance(one, Tensor)]):
+        if not ordinary([one for one in tensors if isinstance(one, Tensor)]):
             return run(*tensors)
         result: Tensor = checkpoint(run, *tensors, use_reentrant=False)
         return result

@@ -112,14 +112,19 @@ def from_data(data: Mapping[str, Any]) -> Choice:
     Raises:
         ValueError, TypeError, KeyError: it is none.
     """
-    ways, turns = (
-        None if found is None else tuple(_way(dict(one)) for one in found)
-        for found in (data["ways"], data.get("turns"))
-    )
+    ways, turns = _ways(data["ways"]), _ways(data.get("turns"))
     planned = dict(data["planned"])
     if not all(type(needs) is str and type(pays) is bool for needs, pays in planned.items()):
         raise ValueError(planned)
     return Choice(ways, planned, turns)
+
+
+def _ways(data: object) -> tuple[Way, ...] | None:
+    if data is None:
+        return None
+    if type(data) is not list:
+        raise ValueError(data)
+    return tuple(_way(dict(one)) for one in data)
 
 
 def _way(data: dict[str, Any]) -> Way:

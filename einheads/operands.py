@@ -6,17 +6,28 @@ own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import is_lazy
+from torch.autograd import forward_ad
+from torch.nn.parameter import Parameter, is_lazy
 
 from .candidates import Traits
 from .errors import SizeError, kind, so_far
 from .pattern import parse
 from .sizes import Bound
+
+# Subclasses of tensors bring rules of their own, which see the operations and not our function.
+_PLAIN = frozenset({Tensor, Parameter})
+
+# Whether `torch.func` or `torch.jit.trace` is at work: they want the operations as well. A mode
+# that sees all operations may keep them, as `make_fx` does, or what they make.
+_transforms: Callable[[], bool] = torch._C._are_functorch_transforms_active  # noqa: SLF001
+_traces: Callable[[], object] = torch._C._get_tracing_state  # noqa: SLF001
+_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack  # noqa: SLF001
+_early_modes: Callable[[], int] = torch._ops._len_torch_dispatch_stack_pre_dispatch  # noqa: SLF001
 
 
 class Declaration(NamedTuple):
@@ -54,6 +65,21 @@ def traits_of(tensors: Sequence[Tensor], operands: int, *, autocast: bool) -> Tr
         autocast=autocast,
         trains=operands > 2 and wanted,
     )
+
+
+def ordinary(tensors: Sequence[Tensor]) -> bool:
+    """Whether plain tensors meet plain reverse-mode autograd, which takes our function."""
+    return (
+        _PLAIN.issuperset(map(type, tensors))
+        and not _transforms()
+        and forward_ad._current_level < 0  # noqa: SLF001
+        and _traces() is None
+    )
+
+
+def unfollowed(tensors: Sequence[Tensor]) -> bool:
+    """Whether, besides, nobody sees the single operations, so that any may run that are right."""
+    return not _modes() and not _early_modes() and ordinary(tensors)
 
 
 def input_names(declaration: Declaration, count: int) -> tuple[str, ...]:

@@ -88,7 +88,7 @@ def both(
     free: bool = False,
     choice: Choice | None = None,
 ) -> tuple[Planned, Planned | None]:
-    """The same, and what is done instead where nobody follows it, if that is cheaper.
+    """What `planned` finds, and what is done instead where nobody follows it, if that is cheaper.
 
     Then stacks that no stride covers are multiplied one after the other, into one result.
 

@@ -126,9 +126,9 @@ class Lowered:
         request: what was asked for, with the first sizes met.
         program: what runs.
         plan: the contractions that it makes, in order.
-        unwatched: what runs where autograd does not look: products are written straight into the
-            result then, on CUDA in another order, on a CPU one stack after the other. Mostly it is
-            the same program.
+        unwatched: what runs where nobody follows the single operations: products are written
+            straight into the result then, on CUDA in another order, on a CPU one stack after the
+            other. Mostly it is the same program.
         planned: whether a planned backward pays, by the tensors that need gradients; filled in by
             whoever finds out.
     """

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from .gradients import BIAS, Pull, held, plannable, pulled, pulls, read, remade, spelled
 from .layout import Layout, contiguous
-from .operands import Declaration, input_names
+from .operands import Declaration, input_names, unfollowed
 from .price import layouts_of, price
-from .program import Lowered, Prepared, Request, cache, layout_of, lowered
+from .program import Lowered, Prepared, Program, Request, cache, layout_of, lowered
 from .rates import rates_for
 from .sizes import Dims
 from .steps import elements
@@ -53,7 +53,7 @@ class _Task:
     def run(
         self, gradients: dict[int, Tensor], values: dict[int, Tensor], *, watched: bool
     ) -> None:
-        """Make the gradient; `watched` by autograd, where it has to have gradients of its own."""
+        """Make the gradient; `watched` by whoever follows how it is made, as autograd may."""
         pull = self.pull
         # What nobody reads any more is let go, so that a chain never holds all of its gradients.
         gradient = gradients.pop(pull.result) if self.last else gradients[pull.result]
@@ -105,7 +105,7 @@ def _price_planned(schedule: Schedule) -> float:
     for task in schedule.predicted():
         request = task.lowered.request
         nanoseconds += _TASK + price(
-            task.lowered.program.steps,
+            task.lowered.unwatched.steps,
             request.layouts,
             request.sizes,
             request.traits.itemsize,
@@ -179,7 +179,15 @@ class Schedule:
 
         It is written when it first runs: many a schedule is only priced, and then left alone.
         """
-        program = self.prepared.lowered.unwatched
+        return self.giving(self.prepared.lowered.unwatched)
+
+    @cached_property
+    def followed(self) -> Callable[..., Any]:
+        """The same, for whoever follows the single operations."""
+        return self.giving(self.prepared.lowered.program)
+
+    def giving(self, program: Program) -> Callable[..., Any]:
+        """A program that gives the result, and the values of `inner` if they are kept."""
         if not self.keeps:
             return program.run
         inner = [program.steps.products[value - self.count] for value in self.inner]
@@ -205,7 +213,8 @@ class Schedule:
 
     def forward(self, tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The result, and what has to be kept."""
-        made = self.run(*tensors, *self.extra)
+        run = self.run if unfollowed(tensors) else self.followed
+        made = run(*tensors, *self.extra)
         kept = [tensors[number] for number in self.kept]
         if not self.keeps:
             return made, kept
@@ -237,11 +246,14 @@ class Schedule:
             bound = self.prepared.bound
             tasks = self.planned(layout_of(bound.output, gradient, bound))
             self.tasks[key] = tasks
+        # Whoever wants the gradients may follow how they are made: a transform, or another type of
+        # tensor.
+        followed = watched or not unfollowed([gradient, *kept])
         for task in tasks:
             other = task.pull.other
             if other is not None and other not in values:
                 (values[other],) = self.makers[other](*remake)
-            task.run(gradients, values, watched=watched)
+            task.run(gradients, values, watched=followed)
         every = [gradients.get(number) for number in range(self.count)]
         return every if len(self.needs) == self.count else [*every, gradients.get(BIAS)]
 

@@ -129,9 +129,14 @@ class TestRun:
         """The result lies in order, and nothing is copied."""
         x, weight = self.operands()
         einheads.einsum(HEADS, x, weight)
-        with CopyCounter() as counter:
+        with torch.profiler.profile() as profile:
             result = einheads.einsum(HEADS, x, weight)
         assert result.is_contiguous()
+        names = {event.name for event in profile.events()}
+        assert "aten::bmm" in names
+        assert not names & {"aten::copy_", "aten::clone", "aten::contiguous", "aten::_to_copy"}
+        with CopyCounter() as counter:
+            assert not einheads.einsum(HEADS, x, weight).is_contiguous()  # a mode follows it
         assert counter.copies.total() == 0
         laws.close(result, torch.einsum("bwhi,hio->bwho", x, weight))
 

@@ -210,11 +210,11 @@ def _backward(case: Case, operands: Sequence[Tensor], watch: Watch) -> dict[str,
 def copies(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Row:
     """How many copies run, and how many are declared."""
     operands = operands_for(case, watch, dtype)
-    steps = _steps(case, operands)
-    einsum(case.pattern, *operands)
-    counter = CopyCounter()
+    program, bound = program_for(Declaration(case.pattern), (), operands)
+    steps, counter = program.steps, CopyCounter()
+    # Not by a call, which runs something else for whoever follows it.
     with counter:
-        einsum(case.pattern, *operands)
+        program.run(*operands, *program.trailing(bound))
     return Row(
         case,
         {

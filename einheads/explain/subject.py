@@ -175,7 +175,7 @@ def _measured(
             bound, bound.sizes, layouts, replace(traits, trains=trains), bias, free=False
         )
         found = measured.get(line)
-        if found is not None and found.ways is not None:
+        if found is not None and (found.ways is not None or found.turns is not None):
             return found
     return None
 
