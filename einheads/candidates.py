@@ -8,7 +8,7 @@ on the left, how a copy is laid out, or whether there is a matrix product at all
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .costs import near
@@ -103,6 +103,11 @@ class Elementwise:
 
 
 Way = Candidate | Elementwise
+
+
+def turning(ways: Iterable[Way]) -> bool:
+    """Whether any of them multiplies one stack after the other."""
+    return any(isinstance(way, Candidate) and way.each for way in ways)
 
 
 def made(way: Way, left: Layout, right: Layout, sizes: Mapping[str, int]) -> Layout:

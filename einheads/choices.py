@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .candidates import Candidate, Elementwise, Traits, Way
+from .candidates import Candidate, Elementwise, Traits, Way, turning
 from .gradients import spelled
 from .layout import Layout
 from .plan import Contraction, Plan
@@ -146,7 +146,7 @@ def _way(data: dict[str, Any]) -> Way:
 def fits(plan: Plan, ways: Sequence[Way], traits: Traits) -> bool:
     """Whether these ways compute these contractions, whatever file they came from."""
     steps = plan.contractions
-    if not traits.turns and any(isinstance(way, Candidate) and way.each for way in ways):
+    if not traits.turns and turning(ways):
         return False
     return len(steps) == len(ways) and all(map(_fits, steps, ways))
 

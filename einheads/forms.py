@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from .candidates import Traits, readable
@@ -36,10 +37,11 @@ class Form(NamedTuple):
     free: bool
 
 
+@dataclass(eq=False)
 class Forms:
     """The forms of the operands and of the result of one contraction.
 
-    Args:
+    Attributes:
         step: the contraction.
         layouts: of its operands.
         sizes: to price with.
@@ -48,24 +50,17 @@ class Forms:
         every: give also forms that are hopeless.
     """
 
-    def __init__(
-        self,
-        step: Contraction,
-        layouts: tuple[Layout, Layout],
-        sizes: Mapping[str, int],
-        traits: Traits,
-        output: Dims | None,
-        *,
-        every: bool,
-    ) -> None:
-        self.step = step
-        self.layouts = layouts
-        self.sizes = sizes
-        self.traits = traits
-        self.output = output
-        self.wanted = () if output is None else flat(output)
-        self.every = every
-        self.costs = Costs(rates_for(traits.device), sizes, traits.itemsize)
+    step: Contraction
+    layouts: tuple[Layout, Layout]
+    sizes: Mapping[str, int]
+    traits: Traits
+    output: Dims | None
+    every: bool
+
+    def __post_init__(self) -> None:
+        step, traits = self.step, self.traits
+        self.wanted = () if self.output is None else flat(self.output)
+        self.costs = Costs(rates_for(traits.device), self.sizes, traits.itemsize)
         # What each operand has besides the contracted axes.
         self.have = step.batch + step.left_axes, step.batch + step.right_axes
         self.count = self.costs.count(step.result)

@@ -57,13 +57,14 @@ def traits_of(tensors: Sequence[Tensor], operands: int, *, autocast: bool) -> Tr
         autocast: whether it is at work.
     """
     first = tensors[0]
-    wanted = torch.is_grad_enabled() and any(one.requires_grad for one in tensors)
     return Traits(
         device=first.device.type,
         itemsize=first.element_size(),
         integer=not (first.is_floating_point() or first.is_complex()),
         autocast=autocast,
-        trains=operands > 2 and wanted,
+        trains=operands > 2
+        and torch.is_grad_enabled()
+        and any(one.requires_grad for one in tensors),
     )
 
 

@@ -17,7 +17,7 @@ from .plan import Plan, plans
 from .price import price
 from .rates import rates_for
 from .sizes import Bound, Dim
-from .steps import Bmm, Steps
+from .steps import Steps, in_turns
 from .unplanned import price_undone
 
 
@@ -28,10 +28,13 @@ class Planned:
     Attributes:
         plan: the order.
         steps: the operations.
+        alone: what is done instead where nobody follows the single operations, if that is cheaper:
+            stacks that no stride covers are multiplied one after the other, into one result.
     """
 
     plan: Plan
     steps: Steps
+    alone: Steps | None = None
 
 
 def planned(
@@ -42,7 +45,7 @@ def planned(
     bias: Dim | None = None,
     *,
     free: bool = False,
-    chosen: Sequence[Way] | None = None,
+    choice: Choice | None = None,
 ) -> Planned:
     """Choose the order of contraction and its lowering.
 
@@ -63,66 +66,45 @@ def planned(
         traits: device, dtype and whatever else matters.
         bias: axes of a bias.
         free: whether the result may have any order of dimensions.
-        chosen: a way for each contraction of one of the orders, if somebody has measured them;
-            ways that compute something else are left aside.
+        choice: what somebody has measured: ways for each contraction of one of the orders; those
+            that compute something else are left aside.
     """
     orders = plans(bound, sizes)
-    if chosen is not None:
-        for one in orders:
-            if fits(one, chosen, traits):
-                steps = lower(bound, one, layouts, traits, bias, free=free, chosen=chosen)
+
+    def best(traits: Traits, ways: Sequence[Way] | None) -> Planned:
+        for one in orders if ways is not None else ():
+            if fits(one, ways or (), traits):
+                steps = lower(bound, one, layouts, traits, bias, free=free, chosen=ways)
                 return Planned(one, steps)
-    every = [Planned(one, lower(bound, one, layouts, traits, bias, free=free)) for one in orders]
-    if len(every) == 1:
-        return every[0]
-    return min(every, key=lambda one: _cost(one, layouts, sizes, traits))
+        every = [
+            Planned(one, lower(bound, one, layouts, traits, bias, free=free)) for one in orders
+        ]
+        if len(every) == 1:
+            return every[0]
+        return min(every, key=lambda one: _cost(one, layouts, sizes, traits))
 
-
-def both(
-    bound: Bound,
-    sizes: Mapping[str, int],
-    layouts: Sequence[Layout],
-    traits: Traits,
-    bias: Dim | None = None,
-    *,
-    free: bool = False,
-    choice: Choice | None = None,
-) -> tuple[Planned, Planned | None]:
-    """What `planned` finds, and what is done instead where nobody follows it, if that is cheaper.
-
-    Then stacks that no stride covers are multiplied one after the other, into one result.
-
-    Args:
-        bound: see `planned`, as for all others.
-        sizes: to plan with.
-        layouts: of each operand, and then of the bias.
-        traits: device, dtype and whatever else matters.
-        bias: axes of a bias.
-        free: whether the result may have any order of dimensions.
-        choice: what somebody has measured.
-    """
     ways, turns = (None, None) if choice is None else (choice.ways, choice.turns)
-    other = None
-    if may_turn(bound, traits, free=free) and (ways is None or turns is not None):
-        alone = replace(traits, turns=True)
-        other = planned(bound, sizes, layouts, alone, bias, chosen=turns)
-        if not any(isinstance(step, Bmm) and step.each for step in other.steps.steps):
-            if ways is None:
-                return other, None
-            other = None
-    made = planned(bound, sizes, layouts, traits, bias, free=free, chosen=ways)
+    alone = unfollowed(bound, traits, free=free)
+    # What was measured to be the best without turns is not compared with them again.
+    other = best(alone, turns) if alone.turns and (ways is None or turns is not None) else None
+    if other is not None and not any(map(in_turns, other.steps.steps)):
+        if ways is None:
+            return other
+        other = None
+    made = best(traits, ways)
     # Both are called alike, with the same sizes behind the tensors.
-    alike = other is not None and other.steps.given == made.steps.given
-    return made, other if alike else None
+    if other is None or other.steps.given != made.steps.given:
+        return made
+    return replace(made, alone=other.steps)
 
 
-def may_turn(bound: Bound, traits: Traits, *, free: bool) -> bool:
-    """Whether stacks may be multiplied one after the other, where nobody follows what is done.
+def unfollowed(bound: Bound, traits: Traits, *, free: bool) -> Traits:
+    """The traits where nobody follows the single operations: stacks may be multiplied in turns.
 
     Calls have to be cheap; and there must be no inner value, which would lie differently then.
     """
     cheap = traits.device == "cpu" and not traits.autocast
-    return cheap and len(bound.operands) == 2 and not free
+    return replace(traits, turns=cheap and len(bound.operands) == 2 and not free)
 
 
 def _cost(

@@ -29,6 +29,7 @@ from .steps import (
     Sum,
     elements,
     flat,
+    in_turns,
 )
 
 
@@ -167,7 +168,7 @@ class _Program:
             *front, rows, columns = step.dims
             stack = tuple(front)
             call = rates.bmm_call if isinstance(step, Bmm) else rates.matmul_call
-            if isinstance(step, Bmm) and step.each:
+            if in_turns(step):
                 call = costs.turns(costs.count(stack[0]))
             if isinstance(step, Bmm) and step.bias is not None:
                 # The result is filled with the bias first, as a copy is.

@@ -34,7 +34,7 @@ from .operands import (
 from .pattern import Pattern, parse
 from .placing import placed
 from .plan import Plan
-from .planning import both
+from .planning import planned
 from .sizes import Bound, Dim, Dims, bind
 from .source import write
 from .steps import Steps
@@ -361,7 +361,7 @@ def lowered(request: Request) -> Lowered:
     def make() -> Lowered:
         best = cache.choices.get(request.problem) if cache.choices else None
         layouts, traits, bias = request.layouts, request.traits, request.bias
-        made, other = both(bound, sizes, layouts, traits, bias, free=request.free, choice=best)
+        made = planned(bound, sizes, layouts, traits, bias, free=request.free, choice=best)
         chosen, steps = made.plan, made.steps
         program = cache.program(request.title, request.names, steps)
         unwatched = program
@@ -370,8 +370,8 @@ def lowered(request: Request) -> Lowered:
             written = placed(steps, sizes)
             if written != steps:
                 unwatched = cache.program(request.title, request.names, written)
-        elif other is not None:
-            unwatched = cache.program(request.title, request.names, other.steps)
+        elif made.alone is not None:
+            unwatched = cache.program(request.title, request.names, made.alone)
         return Lowered(request, program, chosen, unwatched)
 
     return cache.lowered(key, make)

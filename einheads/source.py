@@ -28,6 +28,7 @@ from .steps import (
     Steps,
     Sum,
     flat,
+    in_turns,
     live,
     sources,
     tellable,
@@ -164,7 +165,7 @@ class _Writer:
                 continue
             first = sources(step)[0]
             chained = len(sources(step)) == 1
-            if isinstance(step, Place) or (isinstance(step, Bmm) and step.each):
+            if isinstance(step, Place) or in_turns(step):
                 variable[number] = self.product(step, readers, variable)
                 self.until[variable[number]] = last[number]
                 lines += self.placed(step, variable[number], variable)

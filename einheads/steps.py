@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from .sizes import Dim, Dims
 
@@ -187,6 +188,16 @@ class Steps:
         )
 
 
+def in_turns(step: Step) -> TypeGuard[Bmm]:
+    """Whether it multiplies one stack after the other.
+
+    Example:
+        >>> in_turns(Bmm(0, 1, ("i",), (("b",), ("h",), ("t",), ("s",)), each=True))
+        True
+    """
+    return isinstance(step, Bmm) and step.each
+
+
 def verb(step: Step) -> str:
     """What a step is called in a line.
 
@@ -195,7 +206,7 @@ def verb(step: Step) -> str:
         ('bmm', 'sum')
     """
     name = type(step).__name__.lower()
-    return f"each {name}" if isinstance(step, Bmm) and step.each else name
+    return f"each {name}" if in_turns(step) else name
 
 
 def sources(step: Step) -> tuple[int, ...]:
@@ -293,11 +304,7 @@ def untold(
         needed: the axes whose size no shape tells.
         sizes: of every axis.
     """
-    dims = [
-        step.dims
-        for step in steps
-        if isinstance(step, (Reshape, Expand)) or (isinstance(step, Bmm) and step.each)
-    ]
+    dims = [step.dims for step in steps if isinstance(step, (Reshape, Expand)) or in_turns(step)]
     used = {name for one in dims for name in flat(one)}
     if any(sizes[name] == 0 for one in inputs for name in flat(one)):
         # Nothing is divided by an empty axis: where there is one, no composite is solved.

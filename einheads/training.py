@@ -190,8 +190,12 @@ class Schedule:
         """A program that gives the result, and the values of `inner` if they are kept."""
         if not self.keeps:
             return program.run
-        inner = [program.steps.products[value - self.count] for value in self.inner]
+        inner = self.numbers(program, self.inner)
         return program.keeping([program.steps.result, *inner], self.names)
+
+    def numbers(self, program: Program, values: Sequence[int]) -> list[int]:
+        """What a program calls the values that contractions make."""
+        return [program.steps.products[value - self.count] for value in values]
 
     @cached_property
     def again(self) -> Callable[..., tuple[Tensor, ...]]:
@@ -207,14 +211,13 @@ class Schedule:
         """What makes these inner values from the tensors."""
         # Their gradients may be wanted too, so nothing is written in place here.
         program = self.prepared.lowered.program
-        return program.keeping(
-            [program.steps.products[value - self.count] for value in values], self.names
-        )
+        return program.keeping(self.numbers(program, values), self.names)
 
     def forward(self, tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The result, and what has to be kept."""
-        run = self.run if unfollowed(tensors) else self.followed
-        made = run(*tensors, *self.extra)
+        lower = self.prepared.lowered
+        alike = lower.unwatched is lower.program
+        made = (self.run if alike or unfollowed(tensors) else self.followed)(*tensors, *self.extra)
         kept = [tensors[number] for number in self.kept]
         if not self.keeps:
             return made, kept

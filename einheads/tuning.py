@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import compress
 from typing import Any
@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .candidates import Candidate
+from .candidates import turning
 from .choices import Choice, told
 from .errors import EinheadsError, count, kind
 from .functional import einsum
 from .lower import Draft, drafts
 from .operands import Declaration
 from .plan import plans
-from .planning import may_turn
+from .planning import unfollowed
 from .program import Request, autocasts, cache, compile_source, lowered, prepare
 from .source import write
 from .steps import elements
@@ -262,7 +262,7 @@ def _contraction(request: Request, operands: Sequence[Tensor], watch: Watch) -> 
     if not before.plan.contractions:
         return
     bound, free = request.bound, request.free
-    traits = replace(request.traits, turns=may_turn(bound, request.traits, free=free))
+    traits = unfollowed(bound, request.traits, free=free)
     every = [
         draft
         for order in plans(bound, request.sizes)
@@ -280,7 +280,7 @@ def _contraction(request: Request, operands: Sequence[Tensor], watch: Watch) -> 
     best = fastest(calls, watch)
     times = race([Racer("best", calls[best]), Racer("before", calls[0])], watch)
     choice = cache.choices.setdefault(request.problem, Choice())
-    turns = [any(isinstance(way, Candidate) and way.each for way in one.ways) for one in tried]
+    turns = [turning(one.ways) for one in tried]
     choice.turns = tried[best].ways if turns[best] else None
     choice.ways = None if turns[best] else tried[best].ways
     others = [place for place, turned in enumerate(turns) if not turned]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from .candidates import Candidate, Elementwise, Traits, Way, readable
 from .costs import near
@@ -56,25 +57,19 @@ def ways(
         cautious: give what `torch.einsum` does alone, unless another one is clearly cheaper.
     """
     slack, sure = (math.inf if every else slack), (sure_for(traits.device) if cautious else 1.0)
-    return _Search(step, (left, right), sizes, traits, output, slack, sure).found()
+    return _Search(step, (left, right), sizes, traits, output, every, slack, sure).found()
 
 
+@dataclass(eq=False)
 class _Search(Forms):
     """The search for ways: what follows from a part of a choice is priced once."""
 
-    def __init__(
-        self,
-        step: Contraction,
-        layouts: tuple[Layout, Layout],
-        sizes: Mapping[str, int],
-        traits: Traits,
-        output: Dims | None,
-        slack: float,
-        sure: float,
-    ) -> None:
-        super().__init__(step, layouts, sizes, traits, output, every=slack == math.inf)
-        self.slack = slack
-        self.sure = sure
+    slack: float
+    sure: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        step = self.step
         self.ways: list[tuple[float, Way]] = []
         # Which operand torch has on the left: the right one, if the output begins with its axes.
         self.turned = bool(self.wanted and step.left_axes and step.right_axes) and (

@@ -7,6 +7,19 @@ import torch
 from torch import Tensor, nn
 
 import laws
+from einheads.layout import Layout, layout
+from einheads.pattern import parse
+from einheads.sizes import Bound, bind
+
+# What torch calls the operations that copy a tensor.
+COPIES = {"aten::copy_", "aten::clone", "aten::contiguous", "aten::_to_copy"}
+
+
+def operations(call: Callable[[], object]) -> list[str]:
+    """What torch calls the operations that a call runs, seen by nobody whom it could notice."""
+    with torch.profiler.profile() as profile:
+        call()
+    return [event.name for event in profile.events()]
 
 
 def randn(*shape: int) -> Tensor:
@@ -63,3 +76,13 @@ def moment(
         with torch.no_grad():
             total += float(make()(*draw()).square().mean())
     return total / seeds
+
+
+def bound_for(pattern: str, tensors: Sequence[Tensor]) -> tuple[Bound, list[Layout]]:
+    """A pattern with the sizes and layouts of tensors."""
+    bound = bind(parse(pattern), [tensor.shape for tensor in tensors])
+    layouts = [
+        layout(dims, tensor.stride(), bound.sizes)
+        for dims, tensor in zip(bound.operands, tensors, strict=True)
+    ]
+    return bound, layouts

@@ -28,12 +28,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import einheads
 from cases import as_numpy
+from checks import COPIES, bound_for, operations
 from einheads import training
 from einheads.bench.probes import CopyCounter
 from einheads.call import apply
 from einheads.candidates import Candidate, Traits
 from einheads.choices import Choice, fits, from_data, to_data
-from einheads.layout import layout
 from einheads.lower import drafts
 from einheads.operands import Declaration
 from einheads.pattern import parse
@@ -75,18 +75,12 @@ def one_by_one(pattern: str, *tensors: Tensor) -> bool:
 
 def products(call: Callable[[], object]) -> int:
     """How many products run."""
-    with torch.profiler.profile() as profile:
-        call()
-    return sum(event.name == "aten::bmm" for event in profile.events())
+    return operations(call).count("aten::bmm")
 
 
 def every_draft(*tensors: Tensor, pattern: str = SCORES, traits: Traits | None = None) -> list[Any]:
     """All candidates for these tensors."""
-    bound = bind(parse(pattern), [one.shape for one in tensors])
-    layouts = [
-        layout(dims, one.stride(), bound.sizes)
-        for dims, one in zip(bound.operands, tensors, strict=True)
-    ]
+    bound, layouts = bound_for(pattern, tensors)
     return drafts(bound, plan(bound), layouts, traits or Traits(itemsize=8, turns=True))
 
 
@@ -209,11 +203,9 @@ class TestChoice:
             result = einheads.einsum(pattern, *operands)
             wanted = oracle(pattern, *map(as_numpy, operands))
             np.testing.assert_allclose(as_numpy(result), wanted, rtol=1e-9, atol=1e-9)
-            with torch.profiler.profile() as profile:
-                einheads.einsum(pattern, *operands)
-            names = {event.name for event in profile.events()}
+            names = set(operations(partial(einheads.einsum, pattern, *operands)))
             assert "aten::bmm" in names
-            assert not names & {"aten::copy_", "aten::clone", "aten::contiguous", "aten::_to_copy"}
+            assert not names & COPIES
 
     def test_what_it_reads_like(self) -> None:
         """Explanations show what anybody may follow, and tell what is done where nobody does."""

@@ -16,13 +16,11 @@ import pytest
 import torch
 from hypothesis import given
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import einheads
 from cases import BY_NAME, Case, as_numpy, assert_agrees
 from einheads import call, training
-from einheads.bench.probes import CopyCounter
+from einheads.bench.probes import CopyCounter, peak_bytes
 from einheads.bench.suites import suites
 from einheads.gradients import held, pulls
 from einheads.operands import Declaration
@@ -30,6 +28,7 @@ from einheads.pattern import parse
 from einheads.plan import Plan, plan
 from einheads.program import cache, prepare
 from einheads.sizes import bind
+from einheads.stopwatch import Watch
 from oracle import oracle
 from strategies import cases, random_products
 
@@ -67,28 +66,6 @@ def kept(call: Any) -> list[Tensor]:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         call()
     return found
-
-
-class Held(TorchDispatchMode):
-    """Notes how many bytes that operations have allocated are held at most, while it is entered."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive: list[tuple[StorageWeakRef, int]] = []
-        self.most = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Let an operation run, and look at what there is then."""
-        result = func(*args, **(kwargs or {}))
-        known = {one.untyped_storage().data_ptr() for one in args if isinstance(one, Tensor)}
-        storage = result.untyped_storage()
-        if storage.data_ptr() not in known:
-            self.alive.append((StorageWeakRef(storage), storage.nbytes()))
-        self.alive = [one for one in self.alive if not one[0].expired()]
-        self.most = max(self.most, sum(size for _, size in self.alive))
-        return result
 
 
 def least_held(plan: Plan) -> int:
@@ -642,13 +619,12 @@ class TestCheckpoint:
         gradient = torch.randn_like(result)
         torch.autograd.grad(result, leaves, gradient)
         result = call.apply(declaration, (), *leaves)
-        with Held() as found:
-            torch.autograd.grad(result, leaves, gradient)
+        most = peak_bytes(lambda: torch.autograd.grad(result, leaves, gradient), Watch())
         # Two of 97 * 31 and 97 * 29 numbers, where three and their gradients would be more.
         order = plan(bind(parse(pattern), [tuple(one.shape) for one in leaves]))
-        assert found.most == 8 * held(order, schedule.pulls)
+        assert most == 8 * held(order, schedule.pulls)
         own = sum(one.numel() for one in leaves)
-        assert found.most <= 8 * (own + 97 * 31 + 97 * 29)
+        assert most <= 8 * (own + 97 * 31 + 97 * 29)
 
     def test_long_chains_are_made_again_once(self) -> None:
         """One by one, a chain of thirteen would be made again six times over."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from checks import bound_for
 from einheads import beam
 from einheads import lower as lowering
 from einheads import ways as search_module
@@ -22,14 +23,14 @@ from einheads.candidates import Candidate, Traits
 from einheads.costs import Costs
 from einheads.explain import explain
 from einheads.functional import einsum
-from einheads.layout import Layout, in_order, layout
+from einheads.layout import in_order, layout
 from einheads.lower import drafts, lower
 from einheads.pattern import parse
 from einheads.plan import plan
 from einheads.price import price
 from einheads.program import cache_clear, compile_source
 from einheads.rates import AVX2, AVX512, CUDA, Rates, cpu_kind, rates_for, sure_for
-from einheads.sizes import Bound, bind
+from einheads.sizes import bind
 from einheads.source import write
 from einheads.steps import Bmm, Linear, Matmul, Steps
 from einheads.ways import ways
@@ -71,16 +72,6 @@ def small_patterns(count: int) -> list[tuple[str, dict[str, int]]]:
         sizes = {axis: draw.choice((1, 2, 2, 3, 3, 4)) for axis in axes}
         found.append((case.pattern, sizes))
     return found
-
-
-def bound_for(pattern: str, tensors: list[Tensor]) -> tuple[Bound, list[Layout]]:
-    """A pattern with the sizes and layouts of tensors."""
-    bound = bind(parse(pattern), [tensor.shape for tensor in tensors])
-    layouts = [
-        layout(dims, tensor.stride(), bound.sizes)
-        for dims, tensor in zip(bound.operands, tensors, strict=True)
-    ]
-    return bound, layouts
 
 
 @pytest.mark.parametrize("number", range(20))

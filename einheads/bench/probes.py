@@ -107,6 +107,7 @@ def planning(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Ro
             cache.clear()
             # A call would run as well, which scatters by more than it takes to plan it.
             times.append(watch.time(lambda: entry_for(case.pattern, (), operands), 1))
+            # Nobody plans again and again with nothing in between, while all is in the caches.
             einsum(case.pattern, *operands)
     count = len(operands)
     return Row(
@@ -157,7 +158,7 @@ def memory(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Row:
     operands = operands_for(case, watch, dtype)
     steps = _steps(case, operands)
     einsum(case.pattern, *operands)  # planning is not what is looked at
-    peak = _peak(lambda: einsum(case.pattern, *operands), watch)
+    peak = peak_bytes(lambda: einsum(case.pattern, *operands), watch)
     output = math.prod(case.sizes[axis] for axis in case.terms[-1]) * dtype.itemsize
     copied = _bytes(steps, steps.copies, case, dtype)
     # Views hold nothing; a reshape is one, unless it copies.
@@ -194,7 +195,7 @@ def _backward(case: Case, operands: Sequence[Tensor], watch: Watch) -> dict[str,
     gradient = torch.randn_like(result())
     torch.autograd.grad(result(), leaves, gradient)  # planning is not what is looked at
     forward = result()
-    peak = _peak(lambda: torch.autograd.grad(forward, leaves, gradient), watch)
+    peak = peak_bytes(lambda: torch.autograd.grad(forward, leaves, gradient), watch)
     schedule = Schedule(declaration, prepare(declaration, (), leaves), (True,) * len(leaves))
     plan = schedule.prepared.lowered.plan
     inner = max(
@@ -258,7 +259,7 @@ def _bytes(steps: Steps, numbers: Sequence[int], case: Case, dtype: torch.dtype)
     return sum(elements(steps.dims(number), case.sizes) for number in numbers) * dtype.itemsize
 
 
-def _peak(call: Callable[[], object], watch: Watch) -> int:
+def peak_bytes(call: Callable[[], object], watch: Watch) -> int:
     """Bytes allocated at most while a call runs, its result included."""
     if watch.device == "cuda":
         torch.cuda.synchronize()
@@ -282,4 +283,4 @@ def _peak(call: Callable[[], object], watch: Watch) -> int:
     return peak
 
 
-__all__ = ["CopyCounter", "copies", "memory", "overhead", "planning", "start"]
+__all__ = ["CopyCounter", "copies", "memory", "overhead", "peak_bytes", "planning", "start"]

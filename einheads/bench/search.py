@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
@@ -14,7 +14,7 @@ from einheads.choices import told
 from einheads.layout import layout
 from einheads.pattern import parse
 from einheads.plan import plan
-from einheads.planning import may_turn
+from einheads.planning import unfollowed
 from einheads.program import compile_source
 from einheads.sizes import bind
 from einheads.source import write
@@ -61,7 +61,7 @@ def drafts(case: Case, operands: Sequence[Tensor]) -> list[Draft]:
     ]
     first = operands[0]
     traits = Traits(device=first.device.type, itemsize=first.element_size())
-    traits = replace(traits, turns=may_turn(bound, traits, free=False))
+    traits = unfollowed(bound, traits, free=False)
     every = []
     found = lower.drafts(bound, chosen, layouts, traits)
     for draft in found:

@@ -22,7 +22,7 @@ from einheads.given import MOST, checked, is_size
 from einheads.layout import Layout, in_order, layout
 from einheads.pattern import Axis, Dots, Item, Pattern, Term, parse
 from einheads.plan import Plan
-from einheads.planning import both
+from einheads.planning import planned
 from einheads.sizes import Bound, Dim, Dims, bind
 from einheads.steps import Steps
 
@@ -141,7 +141,7 @@ def prepare(outline: Outline, shapes: Sequence[Sequence[int]] | None = None) -> 
     layouts = _layouts(outline.layouts, dims, bound.sizes)
     lie = layouts or [in_order(one, bound.sizes) for one in dims]
     found = _measured(bound, lie, outline.traits, bias)
-    made, other = both(bound, bound.sizes, lie, outline.traits, bias, choice=found)
+    made = planned(bound, bound.sizes, lie, outline.traits, bias, choice=found)
     chosen, steps = made.plan, made.steps
     ways = None if found is None else found.ways
     # Python wants parameters without a default first: a size that nobody told takes the default
@@ -160,7 +160,7 @@ def prepare(outline: Outline, shapes: Sequence[Sequence[int]] | None = None) -> 
         layouts,
         measured=ways is not None and fits(chosen, ways, outline.traits),
         checkpoint=outline.checkpoint,
-        unfollowed=None if other is None else other.steps,
+        unfollowed=made.alone,
     )
 
 
