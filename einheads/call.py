@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -17,29 +18,67 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function
 from torch.utils.checkpoint import checkpoint
 
+from .guards import MAX_CALLS, Call, guard
 from .operands import (
     Declaration,
     check_mixture,
     check_support,
     check_types,
+    modes,
     ordinary,
     unfollowed,
 )
 from .program import autocasts, cache, prepare
 from .training import Schedule, contract, scheduled, trainable
 
-# What runs; the sizes that it takes behind the tensors; the planned backward where gradients are
-# wanted and it pays; and what runs instead where nobody wants gradients nor looks at the
-# operations, if that is something else.
-_Entry = tuple[
-    Callable[..., Tensor], tuple[int, ...], Schedule | None, Callable[..., Tensor] | None
-]
+# A call that is no longer guarded is guarded again after so many look-ups.
+_PATIENCE = 16
 
-# A name of this module is found faster than an attribute of torch, at every call.
+# Names of this module are found faster than attributes of torch, at every call.
 _grad_enabled = torch.is_grad_enabled
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """What a call runs.
+
+    Attributes:
+        run: the program, which all may follow.
+        extra: the sizes that it takes behind the tensors.
+        schedule: the planned backward, where gradients are wanted and it pays.
+        unwatched: what runs instead where nobody wants gradients nor looks at the operations, if
+            that is something else.
+        recent: how it is found again while plain tensors come, and what runs then.
+        lookups: how often it was looked up instead.
+    """
+
+    run: Callable[..., Tensor]
+    extra: tuple[int, ...] = ()
+    schedule: Schedule | None = None
+    unwatched: Callable[..., Tensor] | None = None
+    recent: Call | None = None
+    lookups: int = 0
+
+    def call(self, *tensors: Tensor) -> Tensor:
+        """Run it on any tensors of its signature."""
+        if self.schedule is not None:
+            if ordinary(tensors):
+                return contract(self.schedule, *tensors)
+        elif self.unwatched is not None and unfollowed(tensors):
+            return self.unwatched(*tensors, *self.extra)
+        return self.run(*tensors, *self.extra)
+
+    def plain(self) -> Callable[..., Tensor]:
+        """What `call` does with plain tensors whose operations nobody follows."""
+        if self.schedule is not None:
+            return partial(contract, self.schedule)
+        run = self.run if self.unwatched is None else self.unwatched
+        extra = self.extra
+        return (lambda *tensors: run(*tensors, *extra)) if extra else run
 
 
 def apply(
@@ -51,48 +90,48 @@ def apply(
     code, and then trace the operations inside of it with symbolic sizes; nothing of the planning is
     traced.
     """
-    entry: _Entry | None = None
+    run: Callable[..., Tensor] | None = None
     try:
-        grad = _grad_enabled()
-        # Almost all calls have two operands, and perhaps a bias; spelled out, this is twice as fast
-        # as `_parts`, which gives the same.
-        if len(tensors) == 2:
-            a, b = tensors
-            parts: tuple[Any, ...] = (
-                a.shape,
-                a.dtype,
-                a.is_contiguous() or a.stride(),
-                a.is_cpu,
-                grad and a.requires_grad,
-                b.shape,
-                b.dtype,
-                b.is_contiguous() or b.stride(),
-                b.is_cpu,
-                grad and b.requires_grad,
-            )
-        elif len(tensors) == 3:
-            a, b, c = tensors
-            parts = (
-                a.shape,
-                a.dtype,
-                a.is_contiguous() or a.stride(),
-                a.is_cpu,
-                grad and a.requires_grad,
-                b.shape,
-                b.dtype,
-                b.is_contiguous() or b.stride(),
-                b.is_cpu,
-                grad and b.requires_grad,
-                c.shape,
-                c.dtype,
-                c.is_contiguous() or c.stride(),
-                c.is_cpu,
-                grad and c.requires_grad,
-            )
-        else:
-            parts = _parts(tensors, grad=grad)
-        # True and 2.0 would be found as 1 and 2, and nobody would refuse them.
-        if not given or all(type(size) is int for _, size in given):
+        for told, like, found in cache.recent.calls.get((declaration, given, _grad_enabled()), ()):
+            if (
+                like(*tensors)
+                and (told is given or _exact(given))
+                # What a guard does not see.
+                and not modes()
+                and forward_ad._current_level < 0  # noqa: SLF001
+            ):
+                run = found
+                break
+    except TypeError:
+        # The wrong number of tensors, or something that cannot be looked up, will be refused in our
+        # words.
+        run = None
+    if run is None:
+        run = _looked_up(declaration, given, tensors).call
+    try:
+        return run(*tensors)
+    except RuntimeError as error:
+        # A tensor of another kind, such as mkldnn's, may have the signature of a dense one.
+        check_types(_declared(declaration), tensors)
+        check_mixture(_declared(declaration), tensors, cast=autocasts())
+        check_support(tensors, error)
+        raise
+
+
+def _exact(given: tuple[tuple[str, int], ...]) -> bool:
+    """Whether all sizes are what they look like: True and 2.0 are equal to 1 and 2."""
+    return all(type(size) is int for _, size in given)
+
+
+def _looked_up(
+    declaration: Declaration | str, given: tuple[tuple[str, int], ...], tensors: Sequence[Tensor]
+) -> Entry:
+    """What runs for the exact signature of a call."""
+    entry: Entry | None = None
+    grad = _grad_enabled()
+    try:
+        parts = _parts(tensors, grad=grad)
+        if not given or _exact(given):
             entry = cache.signatures.get((declaration, given, autocasts(), parts))
     except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         # `torch.jit.trace` has given up, and would crash if its error went unheard.
@@ -101,20 +140,26 @@ def apply(
         # Symbolic sizes, which cannot be looked up; or something that is no strided tensor, which
         # will be refused in our words.
         entry = None
-    run, extra, schedule, unwatched = entry or entry_for(declaration, given, tensors)
-    try:
-        if schedule is not None:
-            if ordinary(tensors):
-                return contract(schedule, *tensors)
-        elif unwatched is not None and unfollowed(tensors):
-            return unwatched(*tensors, *extra)
-        return run(*tensors, *extra)
-    except RuntimeError as error:
-        # A tensor of another kind, such as mkldnn's, may have the signature of a dense one.
-        check_types(_declared(declaration), tensors)
-        check_mixture(_declared(declaration), tensors, cast=autocasts())
-        check_support(tensors, error)
-        raise
+    if entry is None:
+        return entry_for(declaration, given, tensors)
+    _recall(entry, (declaration, given, grad), tensors)
+    return entry
+
+
+def _recall(
+    entry: Entry, key: tuple[Any, tuple[tuple[str, int], ...], bool], tensors: Sequence[Tensor]
+) -> None:
+    """Let the next calls like this one be found by a guard, if tensors are plain."""
+    calls = cache.recent.calls.get(key, ())
+    entry.lookups += 1
+    # Where many kinds of calls take turns, guards that come and go would cost more than they save.
+    if len(calls) < MAX_CALLS or entry.lookups % _PATIENCE == 0:
+        # One that is there, and was not found, guards other types of tensors than these.
+        if (entry.recent is None or entry.recent in calls) and unfollowed(tensors):
+            like = guard(tensors)
+            entry.recent = None if like is None else (key[1], like, entry.plain())
+        if entry.recent is not None and entry.recent not in calls:
+            cache.recent.add(key, entry.recent)
 
 
 class _WithCompiler(MetaPathFinder):
@@ -156,11 +201,18 @@ def _parts(tensors: Sequence[Tensor], *, grad: bool) -> tuple[Any, ...]:
 
     Shape, dtype, the strides unless contiguous, whether on a CPU, whether a gradient is wanted.
     """
-    parts: list[Any] = []
-    for one in tensors:
-        strides = one.is_contiguous() or one.stride()
-        parts += (one.shape, one.dtype, strides, one.is_cpu, grad and one.requires_grad)
-    return tuple(parts)
+    return tuple(
+        [
+            (
+                one.shape,
+                one.dtype,
+                one.is_contiguous() or one.stride(),
+                one.is_cpu,
+                grad and one.requires_grad,
+            )
+            for one in tensors
+        ]
+    )
 
 
 def _declared(declaration: Declaration | str) -> Declaration:
@@ -171,17 +223,17 @@ def entry_for(
     declaration: Declaration | str,
     given: tuple[tuple[str, int], ...],
     tensors: Sequence[Tensor],
-) -> _Entry:
+) -> Entry:
     """What a call runs that is not found: it is planned, and remembered for the next one."""
     if any(_stands_in(one) for one in tensors):
-        return partial(handle_torch_function, apply, tensors, declaration, given), (), None, None
+        return Entry(partial(handle_torch_function, apply, tensors, declaration, given))
     declared = _declared(declaration)
     prepared = prepare(declared, given, tensors)
     told = [size for _, size in given]
     for one in tensors:
         told += (*one.shape, *one.stride())
     if not all(type(size) is int for size in told):
-        return prepared.lowered.program.run, prepared.extra, None, None
+        return Entry(prepared.lowered.program.run, prepared.extra)
     recorder = cache.recorder
     if recorder is not None:
         recorder(declared, given, tensors)
@@ -195,7 +247,7 @@ def entry_for(
     elif watched and declared.checkpoint:
         run = _checkpointed(run)
     instead = None if watched or unwatched is program else unwatched.run
-    entry = run, prepared.extra, schedule, instead
+    entry = Entry(run, prepared.extra, schedule, instead)
     cache.remember((declaration, given, autocasts(), _parts(tensors, grad=grad)), entry)
     return entry
 

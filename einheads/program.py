@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .candidates import Traits
 from .choices import measured, problem
+from .guards import Recent
 from .layout import Layout, layout
 from .operands import (
     Declaration,
@@ -155,6 +156,7 @@ class _Cache:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.signatures: dict[_Signature, Any] = {}
+        self.recent = Recent()
         self.classes: dict[_Signature, Lowered] = {}
         self.programs: dict[tuple[str, tuple[str, ...], Steps], Program] = {}
         self.patterns: dict[str, Pattern] = {}
@@ -169,13 +171,8 @@ class _Cache:
         with self.lock:
             for filename in [name for name in linecache.cache if name.startswith("<einheads ")]:
                 del linecache.cache[filename]
-            for table in (
-                self.signatures,
-                self.classes,
-                self.programs,
-                self.patterns,
-                self.per_pattern,
-            ):
+            self.forget_calls()
+            for table in (self.classes, self.programs, self.patterns, self.per_pattern):
                 table.clear()
             self.compilations = 0
 
@@ -208,6 +205,12 @@ class _Cache:
                     del self.signatures[old]
             self.signatures[signature] = entry
 
+    def forget_calls(self) -> None:
+        """Let every call look for its program again."""
+        with self.lock:
+            self.signatures.clear()
+            self.recent.clear()
+
     def lowered(self, key: _Signature, make: Callable[[], Lowered]) -> Lowered:
         """What is known of a class of calls, made if it is a new one."""
         found = self.classes.get(key)
@@ -223,7 +226,7 @@ class _Cache:
         """Let the next calls of a problem look for their program again, whatever they call it."""
         line = lowered.request.problem
         with self.lock:
-            self.signatures.clear()
+            self.forget_calls()
             for key in [key for key, one in self.classes.items() if one.request.problem == line]:
                 del self.classes[key]
 

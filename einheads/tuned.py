@@ -101,7 +101,7 @@ def load_tuned(path: str | Path) -> int:
     with cache.lock:
         cache.choices.update(found)
         cache.classes.clear()
-        cache.signatures.clear()
+        cache.forget_calls()
     return len(found)
 
 

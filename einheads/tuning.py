@@ -187,7 +187,7 @@ def _seen(run: Callable[[], Any], *, backward: bool) -> list[_Call]:
     # Without the lock: what runs may wait for threads of its own, which need it.
     cache.recorder = note
     # What is known already would not be noted.
-    cache.signatures.clear()
+    cache.forget_calls()
     try:
         with torch.set_grad_enabled(backward):
             run()

@@ -25,8 +25,8 @@ TORCH_FREE = re.findall(
 WITH_TORCH = re.findall(
     r"\w+",
     """
-    operands stopwatch program training call functional initializers layers roles convert folding
-    shard tuned tuning bench demo __main__
+    guards operands stopwatch program training call functional initializers layers roles convert
+    folding shard tuned tuning bench demo __main__
     """,
 )
 ORDER = [*TORCH_FREE, *WITH_TORCH]

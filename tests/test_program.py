@@ -109,7 +109,6 @@ def test_errors_that_are_not_ours_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("no memory left")
 
-    entry = (full, (), None, None)
-    monkeypatch.setattr(call, "entry_for", lambda *_: entry)
+    monkeypatch.setattr(call, "entry_for", lambda *_: call.Entry(full))
     with pytest.raises(torch.OutOfMemoryError, match="no memory left"):
         einheads.einsum("a b -> b a", torch.ones(2, 3))
