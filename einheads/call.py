@@ -32,7 +32,7 @@ from .operands import (
     ordinary,
     unfollowed,
 )
-from .program import autocasts, cache, prepare
+from .program import Program, autocasts, cache, prepare
 from .training import Schedule, contract, scheduled, trainable
 
 # A call that is no longer guarded is guarded again after so many look-ups.
@@ -77,7 +77,7 @@ class Entry:
         if self.schedule is not None:
             return partial(contract, self.schedule)
         run = self.run if self.unwatched is None else self.unwatched
-        extra = self.extra
+        run, extra = (run.run if isinstance(run, Program) else run), self.extra
         return (lambda *tensors: run(*tensors, *extra)) if extra else run
 
 
@@ -233,7 +233,7 @@ def entry_for(
     for one in tensors:
         told += (*one.shape, *one.stride())
     if not all(type(size) is int for size in told):
-        return Entry(prepared.lowered.program.run, prepared.extra)
+        return Entry(prepared.lowered.program, prepared.extra)
     recorder = cache.recorder
     if recorder is not None:
         recorder(declared, given, tensors)
@@ -241,12 +241,13 @@ def entry_for(
     needs = tuple([grad and one.requires_grad for one in tensors])
     watched = True in needs
     program, unwatched = prepared.lowered.program, prepared.lowered.unwatched
-    run, schedule = program.run, None
+    run: Callable[..., Tensor] = program
+    schedule = None
     if watched and trainable(prepared, tensors):
         schedule = scheduled(declared, prepared, needs)
     elif watched and declared.checkpoint:
         run = _checkpointed(run)
-    instead = None if watched or unwatched is program else unwatched.run
+    instead = None if watched or unwatched is program else unwatched
     entry = Entry(run, prepared.extra, schedule, instead)
     cache.remember((declaration, given, autocasts(), _parts(tensors, grad=grad)), entry)
     return entry

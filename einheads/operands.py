@@ -16,8 +16,9 @@ from torch.nn.parameter import Parameter, is_lazy
 
 from .candidates import Traits
 from .errors import SizeError, kind, so_far
+from .layout import Layout, layout
 from .pattern import parse
-from .sizes import Bound
+from .sizes import Bound, Dims
 
 # Subclasses of tensors bring rules of their own, which see the operations and not our function.
 _PLAIN = frozenset({Tensor, Parameter})
@@ -211,3 +212,21 @@ def _supported(dtype: torch.dtype) -> torch.dtype:
     if dtype.is_complex:
         return torch.complex64
     return torch.float32 if dtype.is_floating_point else torch.int64
+
+
+def layout_of(dims: Dims, tensor: Tensor, bound: Bound) -> Layout:
+    """How a tensor with these dimensions lies in memory."""
+    sizes = {name: hint(bound.sizes[name]) for dim in dims for name in dim}
+    return layout(dims, [hint(stride) for stride in tensor.stride()], sizes)
+
+
+def hint(size: int) -> int:
+    """The number to plan with: for a symbolic size the tracer's example, read without a guard."""
+    if type(size) is int:
+        return size
+    node = getattr(size, "node", None)
+    if node is not None and node.has_hint():
+        return int(node.hint)
+    # A size that depends on data has no example. Any middle-sized number will do: it only ranks
+    # plans.
+    return 64

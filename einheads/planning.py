@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from .candidates import Traits, Way
+from .candidates import Traits
 from .choices import Choice, fits
 from .layout import Layout
-from .lower import lower
+from .lower import Draft, draft, draft_in_turns
 from .plan import Plan, plans
-from .price import price
-from .rates import rates_for
 from .sizes import Bound, Dim
-from .steps import Steps, in_turns
+from .steps import Steps
 from .unplanned import price_undone
 
 
@@ -70,32 +68,27 @@ def planned(
             that compute something else are left aside.
     """
     orders = plans(bound, sizes)
-
-    def best(traits: Traits, ways: Sequence[Way] | None) -> Planned:
-        for one in orders if ways is not None else ():
-            if fits(one, ways or (), traits):
-                steps = lower(bound, one, layouts, traits, bias, free=free, chosen=ways)
-                return Planned(one, steps)
-        every = [
-            Planned(one, lower(bound, one, layouts, traits, bias, free=free)) for one in orders
-        ]
-        if len(every) == 1:
-            return every[0]
-        return min(every, key=lambda one: _cost(one, layouts, sizes, traits))
-
     ways, turns = (None, None) if choice is None else (choice.ways, choice.turns)
-    alone = unfollowed(bound, traits, free=free)
+    for one in orders if ways is not None else ():
+        if fits(one, ways or (), traits):
+            made = one, draft(bound, one, layouts, traits, bias, free=free, chosen=ways)
+            break
+    else:
+        drafts = [(one, draft(bound, one, layouts, traits, bias, free=free)) for one in orders]
+        made = drafts[0]
+        if len(drafts) > 1:
+            made = min(drafts, key=lambda entry: _cost(entry[1], layouts, sizes, traits))
+    plan, found = made
+    freely, alone = unfollowed(bound, traits, free=free), None
+    if freely.turns and turns is not None and fits(plan, turns, freely):
+        alone = draft(bound, plan, layouts, freely, bias, chosen=turns)
     # What was measured to be the best without turns is not compared with them again.
-    other = best(alone, turns) if alone.turns and (ways is None or turns is not None) else None
-    if other is not None and not any(map(in_turns, other.steps.steps)):
-        if ways is None:
-            return other
-        other = None
-    made = best(traits, ways)
+    elif freely.turns and ways is None:
+        alone = draft_in_turns(bound, plan, layouts, freely, bias, less=found.price)
     # Both are called alike, with the same sizes behind the tensors.
-    if other is None or other.steps.given != made.steps.given:
-        return made
-    return replace(made, alone=other.steps)
+    if alone is None or alone.steps.given != found.steps.given:
+        return Planned(plan, found.steps)
+    return Planned(plan, found.steps, alone.steps)
 
 
 def unfollowed(bound: Bound, traits: Traits, *, free: bool) -> Traits:
@@ -107,11 +100,7 @@ def unfollowed(bound: Bound, traits: Traits, *, free: bool) -> Traits:
     return replace(traits, turns=cheap and len(bound.operands) == 2 and not free)
 
 
-def _cost(
-    one: Planned, layouts: Sequence[Layout], sizes: Mapping[str, int], traits: Traits
-) -> float:
-    rates = rates_for(traits.device)
-    cost = price(one.steps, layouts, sizes, traits.itemsize, rates, dense=traits.dense)
-    if traits.trains:
-        cost += price_undone(one.steps, layouts, [True] * len(layouts), sizes, traits)
-    return cost
+def _cost(one: Draft, layouts: Sequence[Layout], sizes: Mapping[str, int], traits: Traits) -> float:
+    if not traits.trains:
+        return one.price
+    return one.price + price_undone(one.steps, layouts, [True] * len(layouts), sizes, traits)

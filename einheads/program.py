@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -22,21 +23,23 @@ from torch import Tensor
 from .candidates import Traits
 from .choices import measured, problem
 from .guards import Recent
-from .layout import Layout, layout
+from .layout import Layout
 from .operands import (
     Declaration,
     check_bias,
     check_mixture,
     check_types,
+    hint,
     input_names,
     labels,
+    layout_of,
     traits_of,
 )
 from .pattern import Pattern, parse
 from .placing import placed
 from .plan import Plan
 from .planning import planned
-from .sizes import Bound, Dim, Dims, bind
+from .sizes import Bound, Dim, bind
 from .source import write
 from .steps import Steps
 
@@ -59,21 +62,35 @@ class CacheInfo(NamedTuple):
     max_signatures: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Program:
-    """A compiled function.
+    """A function that is written and compiled when it is first wanted.
 
     Attributes:
         steps: what it does.
         title: the pattern that it computes, in words.
-        source: its text.
-        run: the function; takes the tensors and then the sizes named in `steps.given`.
+        names: what the tensors are called.
+        filename: what tracebacks call it.
     """
 
     steps: Steps
     title: str
-    source: str
-    run: Callable[..., Tensor]
+    names: tuple[str, ...]
+    filename: str
+
+    @cached_property
+    def source(self) -> str:
+        """Its text."""
+        return write(self.steps, self.names, title=self.title)
+
+    @cached_property
+    def run(self) -> Callable[..., Tensor]:
+        """The function; takes the tensors and then the sizes named in `steps.given`."""
+        return compile_source(self.source, "contract", self.filename)
+
+    def __call__(self, *arguments: Any) -> Tensor:
+        """Run the function."""
+        return self.run(*arguments)
 
     def trailing(self, bound: Bound) -> tuple[int, ...]:
         """The sizes that the function takes behind the tensors."""
@@ -82,7 +99,7 @@ class Program:
     def keeping(self, results: Sequence[int], names: Sequence[str]) -> Callable[..., Any]:
         """A function that returns these values, as a tuple, and does only what they need."""
         text = write(self.steps, names, title=self.title, results=results)
-        filename = self.run.__code__.co_filename.removesuffix(">")
+        filename = self.filename.removesuffix(">")
         return compile_source(text, "contract", f"{filename}, returning {tuple(results)}>")
 
 
@@ -111,7 +128,7 @@ class Request:
     @property
     def sizes(self) -> dict[str, int]:
         """The size of every axis, or an example of it where a tracer has none yet."""
-        return {name: _hint(size) for name, size in self.bound.sizes.items()}
+        return {name: hint(size) for name, size in self.bound.sizes.items()}
 
     @property
     def problem(self) -> str:
@@ -250,9 +267,8 @@ class _Cache:
                     RuntimeWarning,
                     stacklevel=2,
                 )
-            source = write(steps, names, title=title)
-            run = compile_source(source, "contract", f"<einheads {self.compilations}: {title}>")
-            program = Program(steps, title, source, run)
+            filename = f"<einheads {self.compilations}: {title}>"
+            program = Program(steps, title, names, filename)
             self.programs[(title, names, steps)] = program
             return program
 
@@ -345,12 +361,6 @@ def prepare(
     return Prepared(found, bound)
 
 
-def layout_of(dims: Dims, tensor: Tensor, bound: Bound) -> Layout:
-    """How a tensor with these dimensions lies in memory."""
-    sizes = {name: _hint(bound.sizes[name]) for dim in dims for name in dim}
-    return layout(dims, [_hint(stride) for stride in tensor.stride()], sizes)
-
-
 def lowered(request: Request) -> Lowered:
     """The program for a request, made if it is the first one of its class."""
     bound, sizes = request.bound, request.sizes
@@ -386,15 +396,3 @@ def program_for(
     """The program that a call runs if nobody follows it, and the sizes it was found for."""
     prepared = prepare(declaration, given, tensors)
     return prepared.lowered.unwatched, prepared.bound
-
-
-def _hint(size: int) -> int:
-    """The number to plan with: for a symbolic size the tracer's example, read without a guard."""
-    if type(size) is int:
-        return size
-    node = getattr(size, "node", None)
-    if node is not None and node.has_hint():
-        return int(node.hint)
-    # A size that depends on data has no example. Any middle-sized number will do: it only ranks
-    # plans.
-    return 64

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from .candidates import Candidate, Elementwise, Traits, Way, readable
@@ -60,6 +60,27 @@ def ways(
     return _Search(step, (left, right), sizes, traits, output, every, slack, sure).found()
 
 
+def in_turns(
+    step: Contraction,
+    left: Layout,
+    right: Layout,
+    sizes: Mapping[str, int],
+    traits: Traits,
+    output: Dims | None,
+    *,
+    less: float,
+) -> list[Way]:
+    """The ways that multiply one stack after the other and cost less than this, cheapest first.
+
+    Only the first two of them are given.
+    """
+    search = _Search(step, (left, right), sizes, traits, output, False, 1.0, 1.0)
+    search.limit = less
+    for looped, own, foreign in search.splits():
+        search.stacks(step.batch + looped, own, foreign)
+    return [way for _, way in sorted(search.ways, key=lambda entry: entry[0])[:2]]
+
+
 @dataclass(eq=False)
 class _Search(Forms):
     """The search for ways: what follows from a part of a choice is priced once."""
@@ -76,6 +97,7 @@ class _Search(Forms):
             max(map(self.wanted.index, step.right_axes))
             < min(map(self.wanted.index, step.left_axes))
         )
+        self.contracts = orders_of(step.contract, *self.layouts)
         # What torch does itself, whether it copies, and the lowest price of what does not.
         self.own: tuple[float, Way] | None = None
         self.own_copies = False
@@ -142,27 +164,33 @@ class _Search(Forms):
 
     # Matrix products
 
-    def products(self) -> None:
-        """Every way to see the contraction as a matrix product that could be the best one.
+    def splits(self) -> Iterator[tuple[Dim, Dim, Dim]]:
+        """The axes that may join the batch, none of them first, and what each operand then folds.
 
-        Some axes of one operand may join the batch; in the other operand they are expanded at
-        stride zero. A batch whose axes are partly missing in an operand has no single stride
-        there: it is tried, but it copies.
+        In the other operand they are expanded at stride zero.
         """
         step = self.step
         left, right = self.layouts
-        contracts = orders_of(step.contract, left, right)
         for looped in subsets(step.left_axes, left):
             own = tuple(name for name in step.left_axes if name not in looped)
             for others in subsets(step.right_axes, right):
                 if looped and others:
                     break  # both operands would have to be copied
                 foreign = tuple(name for name in step.right_axes if name not in others)
-                self.split(looped + others, own, foreign, contracts)
-                if self.traits.turns:
-                    self.stacks(step.batch + looped + others, own, foreign, contracts)
+                yield looped + others, own, foreign
 
-    def futile(self, side: int, looped: Dim, fold: Dim, contracts: Sequence[Dim]) -> bool:
+    def products(self) -> None:
+        """Every way to see the contraction as a matrix product that could be the best one.
+
+        A batch whose axes are partly missing in an operand has no single stride there: it is tried,
+        but it copies.
+        """
+        for looped, own, foreign in self.splits():
+            self.split(looped, own, foreign)
+            if self.traits.turns:
+                self.stacks(self.step.batch + looped, own, foreign)
+
+    def futile(self, side: int, looped: Dim, fold: Dim) -> bool:
         """Whether to loop over these axes of an operand saves nothing.
 
         It may save a copy of the operand; or, if they are the outermost ones, its copy goes through
@@ -175,10 +203,10 @@ class _Search(Forms):
         return not any(
             readable(layout, batch, fold, contract, have)
             for batch in self.batches((*self.step.batch, *looped))
-            for contract in contracts
+            for contract in self.contracts
         )
 
-    def split(self, looped: Dim, own: Dim, foreign: Dim, contracts: Sequence[Dim]) -> None:
+    def split(self, looped: Dim, own: Dim, foreign: Dim) -> None:
         """The ways with these axes of one operand in the batch, and the others folded."""
         costs, rates, batch = self.costs, self.costs.rates, self.step.batch + looped
         count, rows, columns = costs.count(batch), costs.count(own), costs.count(foreign)
@@ -188,12 +216,12 @@ class _Search(Forms):
         if self.hopeless(least):
             return
         side = 0 if set(looped).issubset(self.step.left_axes) else 1
-        if looped and self.futile(side, looped, foreign if side else own, contracts):
+        if looped and self.futile(side, looped, foreign if side else own):
             return
         held = [costs.count(tuple(name for name in batch if name in one)) for one in self.have]
         prices: dict[tuple[bool, bool, bool], float] = {}
         for order in self.batches(batch):
-            for contract in contracts:
+            for contract in self.contracts:
                 for first in self.operand(0, order, own, contract, least):
                     if self.hopeless(least + first.price):
                         continue
@@ -235,7 +263,7 @@ class _Search(Forms):
                             torchs = plain and swapped == self.turned and not looped
                             self.add(price, way, free=one.free and other.free, own=torchs)
 
-    def stacks(self, batch: Dim, own: Dim, foreign: Dim, contracts: Sequence[Dim]) -> None:
+    def stacks(self, batch: Dim, own: Dim, foreign: Dim) -> None:
         """The ways that multiply one stack after the other, since that copies neither operand.
 
         Where no stride covers the whole batch of an operand, one may cover all axes but one.
@@ -250,7 +278,7 @@ class _Search(Forms):
         if self.hopeless(least + costs.turns(2)):
             return
         # Whatever the batch is, the matrices themselves have to be readable.
-        contracts = [one for one in contracts if self.readable((), folds, one)]
+        contracts = [one for one in self.contracts if self.readable((), folds, one)]
         if not contracts or any(
             self.readable(order, folds, contract)
             for order, contract in itertools.product(self.batches(batch), contracts)

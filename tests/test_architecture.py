@@ -19,7 +19,7 @@ TORCH_FREE = re.findall(
     r"\w+",
     """
     errors pattern given sizes layout plan steps units rates walks costs price candidates forms ways
-    beam build lower source gradients choices unplanned planning placing explain
+    beam build writing lower source gradients choices unplanned planning placing explain
     """,
 )
 WITH_TORCH = re.findall(

@@ -106,7 +106,7 @@ def planning(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Ro
         for _ in range(watch.rounds):
             cache.clear()
             # A call would run as well, which scatters by more than it takes to plan it.
-            times.append(watch.time(lambda: entry_for(case.pattern, (), operands), 1))
+            times.append(watch.time(lambda: entry_for(case.pattern, (), operands).plain(), 1))
             # Nobody plans again and again with nothing in between, while all is in the caches.
             einsum(case.pattern, *operands)
     count = len(operands)
