@@ -127,9 +127,10 @@ def readable(layout: Layout, batch: Dim, fold: Dim, contract: Dim, have: Dim) ->
         contract: the summed axes.
         have: the axes of the operand, those that are contracted aside.
     """
-    present = [name in have for name in batch]
-    if any(present) and not (all(present) and layout.folds(batch)):
-        return False
+    if batch:
+        present = [name in have for name in batch]
+        if True in present and (False in present or not layout.folds(batch)):
+            return False
     if not layout.folds(fold) or not layout.folds(contract):
         return False
     # BLAS reads a matrix whose rows or whose columns lie densely; a batch axis innermost is

@@ -81,8 +81,12 @@ class Costs(Walks):
 
     def least_copy(self, order: Dim, layout: Layout) -> float:
         """What a copy costs at least, which is found out faster."""
-        last = next((name for name in reversed(order) if self.sizes[name] != 1), None)
-        strided = last is not None and self.strides(layout).get(last, 0) > 1
+        for last in reversed(order):
+            if self.sizes[last] != 1:
+                strided = self.strides(layout).get(last, 0) > 1
+                break
+        else:
+            strided = False
         each = self.rates.copy_strided if strided else self.rates.copy_number
         return self.count(order) * each * self.scale
 
@@ -358,10 +362,17 @@ class Costs(Walks):
 
 def near(layout: Layout, fold: Dim, contract: Dim) -> bool | None:
     """Whether the summed axes of a matrix lie innermost; None if neither they nor the others do."""
-    inner = next((name for name in reversed(contract) if name in layout.order), None)
-    other = next((name for name in reversed(fold) if name in layout.order), None)
+    inner, other = _last(contract, layout.order), _last(fold, layout.order)
     if inner is None:
         return other is None or other == layout.unit or None
     if inner == layout.unit:
         return True
     return False if other is not None and other == layout.unit else None
+
+
+def _last(axes: Dim, order: Dim) -> str | None:
+    """The last of the axes that has a place in this order."""
+    for name in reversed(axes):
+        if name in order:
+            return name
+    return None

@@ -180,8 +180,10 @@ def as_stored(axes: Dim, layout: Layout) -> Dim:
     """
     if len(axes) < 2:
         return axes
-    places = {name: place for place, name in enumerate(layout.order)}
-    return tuple(sorted(axes, key=lambda name: places.get(name, -1)))
+    known = [name for name in layout.order if name in axes]
+    if len(known) == len(axes):
+        return tuple(known)
+    return (*[name for name in axes if name not in known], *known)
 
 
 # More looped axes than this are tried only as the outermost or innermost ones of the operand.

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .sizes import Dim, Dims
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """The memory order of a value.
 
     Attributes:
@@ -38,6 +37,8 @@ class Layout:
             >>> rows.folds(("a", "b", "c")), rows.folds(("a", "c")), rows.folds(("b", "a"))
             (True, False, False)
         """
+        if len(dim) < 2:
+            return True
         before = None
         for name in dim:
             if name in self.order:
@@ -54,7 +55,7 @@ def contiguous(dims: Dims, sizes: Mapping[str, int]) -> Layout:
         >>> contiguous((("h",), ("b", "w")), {"h": 4, "b": 1, "w": 10})
         Layout(order=('h', 'w'), joins=frozenset({('h', 'w')}), unit='w', expanded=frozenset())
     """
-    order = tuple(name for dim in dims for name in dim if sizes[name] != 1)
+    order = tuple([name for dim in dims for name in dim if sizes[name] != 1])
     return Layout(order, frozenset(itertools.pairwise(order)), order[-1] if order else None)
 
 

@@ -15,7 +15,7 @@ from .layout import Layout
 from .lower import Draft, draft, draft_in_turns
 from .plan import Plan, plans
 from .sizes import Bound, Dim
-from .steps import Steps
+from .steps import Bmm, Linear, Matmul, Steps
 from .unplanned import price_undone
 
 
@@ -82,8 +82,9 @@ def planned(
     freely, alone = unfollowed(bound, traits, free=free), None
     if freely.turns and turns is not None and fits(plan, turns, freely):
         alone = draft(bound, plan, layouts, freely, bias, chosen=turns)
-    # What was measured to be the best without turns is not compared with them again.
-    elif freely.turns and ways is None:
+    # What was measured to be the best without turns is not compared with them again; and a product
+    # that copies nothing leaves them nothing to save.
+    elif freely.turns and ways is None and _saves(found.steps):
         alone = draft_in_turns(bound, plan, layouts, freely, bias, less=found.price)
     # Both are called alike, with the same sizes behind the tensors.
     if alone is None or alone.steps.given != found.steps.given:
@@ -98,6 +99,12 @@ def unfollowed(bound: Bound, traits: Traits, *, free: bool) -> Traits:
     """
     cheap = traits.device == "cpu" and not traits.autocast
     return replace(traits, turns=cheap and len(bound.operands) == 2 and not free)
+
+
+def _saves(steps: Steps) -> bool:
+    """Whether products in turns could save a copy, or take the place of a multiply and sum."""
+    product = any(isinstance(step, (Matmul, Bmm, Linear)) for step in steps.steps)
+    return bool(steps.copies) or not product
 
 
 def _cost(one: Draft, layouts: Sequence[Layout], sizes: Mapping[str, int], traits: Traits) -> float:

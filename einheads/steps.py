@@ -8,6 +8,7 @@ by its dimensions in axis names; sizes are not part of the steps.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
@@ -270,7 +271,7 @@ def flat(dims: Dims) -> Dim:
         >>> flat((("h",), ("b", "w"), ()))
         ('h', 'b', 'w')
     """
-    return tuple(name for dim in dims for name in dim)
+    return tuple(itertools.chain.from_iterable(dims))
 
 
 def tellable(inputs: Sequence[Dims], given: Sequence[str] = ()) -> set[str]:
