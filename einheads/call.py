@@ -22,6 +22,7 @@ from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function
 from torch.utils.checkpoint import checkpoint
 
+from .compiled import Program
 from .guards import MAX_CALLS, Call, guard
 from .operands import (
     Declaration,
@@ -32,11 +33,14 @@ from .operands import (
     ordinary,
     unfollowed,
 )
-from .program import Program, autocasts, cache, prepare
+from .program import autocasts, cache, prepare
 from .training import Schedule, contract, scheduled, trainable
 
 # A call that is no longer guarded is guarded again after so many look-ups.
 _PATIENCE = 16
+
+# So many multiply-adds take long enough to hide the views beside them.
+_BRIEF = 1 << 23
 
 # Names of this module are found faster than attributes of torch, at every call.
 _grad_enabled = torch.is_grad_enabled
@@ -52,6 +56,7 @@ class Entry:
         schedule: the planned backward, where gradients are wanted and it pays.
         unwatched: what runs instead where nobody wants gradients nor looks at the operations, if
             that is something else.
+        brief: whether nobody wants gradients, and views are a good part of what it takes.
         recent: how it is found again while plain tensors come, and what runs then.
         lookups: how often it was looked up instead.
     """
@@ -60,6 +65,7 @@ class Entry:
     extra: tuple[int, ...] = ()
     schedule: Schedule | None = None
     unwatched: Callable[..., Tensor] | None = None
+    brief: bool = False
     recent: Call | None = None
     lookups: int = 0
 
@@ -72,12 +78,21 @@ class Entry:
             return self.unwatched(*tensors, *self.extra)
         return self.run(*tensors, *self.extra)
 
-    def plain(self) -> Callable[..., Tensor]:
-        """What `call` does with plain tensors whose operations nobody follows."""
+    def plain(self, tensors: Sequence[Tensor] = ()) -> Callable[..., Tensor]:
+        """What `call` does with plain tensors whose operations nobody follows.
+
+        Args:
+            tensors: which come again and again, so that it pays to run the program once for their
+                strides.
+        """
         if self.schedule is not None:
             return partial(contract, self.schedule)
-        run = self.run if self.unwatched is None else self.unwatched
-        run, extra = (run.run if isinstance(run, Program) else run), self.extra
+        run, extra = (self.run if self.unwatched is None else self.unwatched), self.extra
+        if isinstance(run, Program):
+            exact = run.by_strides(tensors, extra) if tensors and self.brief else None
+            if exact is not None:
+                return exact
+            run = run.run
         return (lambda *tensors: run(*tensors, *extra)) if extra else run
 
 
@@ -157,7 +172,7 @@ def _recall(
         # One that is there, and was not found, guards other types of tensors than these.
         if (entry.recent is None or entry.recent in calls) and unfollowed(tensors):
             like = guard(tensors)
-            entry.recent = None if like is None else (key[1], like, entry.plain())
+            entry.recent = None if like is None else (key[1], like, entry.plain(tensors))
         if entry.recent is not None and entry.recent not in calls:
             cache.recent.add(key, entry.recent)
 
@@ -248,7 +263,8 @@ def entry_for(
     elif watched and declared.checkpoint:
         run = _checkpointed(run)
     instead = None if watched or unwatched is program else unwatched
-    entry = Entry(run, prepared.extra, schedule, instead)
+    brief = not watched and prepared.lowered.plan.multiply_adds <= _BRIEF
+    entry = Entry(run, prepared.extra, schedule, instead, brief=brief)
     cache.remember((declaration, given, autocasts(), _parts(tensors, grad=grad)), entry)
     return entry
 

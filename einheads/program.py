@@ -1,9 +1,9 @@
-"""From steps to a callable: the only `exec`, the only cache, and so the only state.
+"""From tensors to a program: the only cache, and so the only state.
 
 A call (`call.py`) looks up its exact signature (shapes, strides, dtypes); a new signature looks up
-its coarse class (layouts, powers of two); a new class is planned, lowered and written; a new text
-is compiled. The text is symbolic in its sizes, so that all batch sizes share one program. This file
-knows nothing of the syntax of patterns, of modules or of parameters.
+its coarse class (layouts, powers of two); a new class is planned and lowered; new steps are a new
+program. Its text is symbolic in its sizes, so that all batch sizes share it. This file knows
+nothing of the syntax of patterns, of modules or of parameters.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - what the texts call it
 from torch import Tensor
 
 from .candidates import Traits
 from .choices import measured, problem
+from .compiled import Program
 from .guards import Recent
 from .layout import Layout
 from .operands import (
@@ -40,7 +39,6 @@ from .placing import placed
 from .plan import Plan
 from .planning import planned
 from .sizes import Bound, Dim, bind
-from .source import write
 from .steps import Steps
 
 
@@ -60,47 +58,6 @@ class CacheInfo(NamedTuple):
     compilations: int
     max_programs: int
     max_signatures: int
-
-
-@dataclass(frozen=True, eq=False)
-class Program:
-    """A function that is written and compiled when it is first wanted.
-
-    Attributes:
-        steps: what it does.
-        title: the pattern that it computes, in words.
-        names: what the tensors are called.
-        filename: what tracebacks call it.
-    """
-
-    steps: Steps
-    title: str
-    names: tuple[str, ...]
-    filename: str
-
-    @cached_property
-    def source(self) -> str:
-        """Its text."""
-        return write(self.steps, self.names, title=self.title)
-
-    @cached_property
-    def run(self) -> Callable[..., Tensor]:
-        """The function; takes the tensors and then the sizes named in `steps.given`."""
-        return compile_source(self.source, "contract", self.filename)
-
-    def __call__(self, *arguments: Any) -> Tensor:
-        """Run the function."""
-        return self.run(*arguments)
-
-    def trailing(self, bound: Bound) -> tuple[int, ...]:
-        """The sizes that the function takes behind the tensors."""
-        return tuple(bound.sizes[name] for name in self.steps.given)
-
-    def keeping(self, results: Sequence[int], names: Sequence[str]) -> Callable[..., Any]:
-        """A function that returns these values, as a tuple, and does only what they need."""
-        text = write(self.steps, names, title=self.title, results=results)
-        filename = self.filename.removesuffix(">")
-        return compile_source(text, "contract", f"{filename}, returning {tuple(results)}>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,15 +252,6 @@ def cache_clear() -> None:
     """Forget every program and every tuned choice; the next calls plan and compile again."""
     cache.clear()
     cache.choices.clear()
-
-
-def compile_source(source: str, name: str, filename: str) -> Callable[..., Tensor]:
-    """Turn the text of a function into a function whose text tracebacks and debuggers show."""
-    linecache.cache[filename] = len(source), None, source.splitlines(keepends=True), filename
-    namespace: dict[str, Any] = {"torch": torch, "F": F, "__name__": __name__}
-    exec(compile(source, filename, "exec"), namespace)
-    function: Callable[..., Tensor] = namespace[name]
-    return function
 
 
 # The public question names a device and takes twice as long; this is asked at every call.

@@ -11,7 +11,8 @@ from __future__ import annotations
 import keyword
 from collections.abc import Mapping, Sequence
 
-from .sizes import Dim, Dims
+from .reading import Sizes
+from .sizes import Dims
 from .steps import (
     VIEWS,
     Add,
@@ -26,12 +27,12 @@ from .steps import (
     Reshape,
     Step,
     Steps,
+    Strided,
     Sum,
     flat,
     in_turns,
     live,
     sources,
-    tellable,
 )
 
 HEADER = "import torch\nimport torch.nn.functional as F\n"
@@ -74,10 +75,12 @@ def write(
         results: the numbers of the values to return, as a tuple; by default, the one result.
             Steps that none of them needs are left out.
     """
-    return _Writer(steps, tuple(names), given or {}, results).write(title, name)
+    return Text(steps, tuple(names), given or {}, results).write(title, name)
 
 
-class _Writer:
+class Text(Sizes):
+    """The text of a function, while it is written."""
+
     def __init__(
         self,
         steps: Steps,
@@ -85,19 +88,16 @@ class _Writer:
         given: Mapping[str, int],
         results: Sequence[int] | None,
     ) -> None:
-        self.steps = steps
+        super().__init__(steps, names)
         self.results = results
         self.live = live(steps, [steps.result] if results is None else results)
-        self.inputs = names
         self.given = given
         self.taken = {"torch", "F", "zip", *names}
-        self.axes: dict[str, str] = {}
         every = (*steps.inputs, *(step.dims for step in steps.steps))
         for axis in dict.fromkeys((*steps.given, *(axis for dims in every for axis in flat(dims)))):
             self.axes[axis] = self.free("n" + axis[3:] if axis.startswith("...") else axis)
         # The text of each value: a variable, or an expression that is not yet bound to one.
         self.text = dict(enumerate(names))
-        self.used: dict[str, None] = {}
         self.products = 0
         # What products have made, by name, and the place of the last step that reads it.
         self.until: dict[str, int] = {}
@@ -153,6 +153,7 @@ class _Writer:
         return [f"del {', '.join(gone)}"] if gone else []
 
     def write(self, title: str, name: str) -> str:
+        """The whole text."""
         count = len(self.inputs)
         readers = self.readers()
         last = self.last()
@@ -205,14 +206,18 @@ class _Writer:
             lines.append(f"return {', '.join(returned)}{',' if len(returned) == 1 else ''}")
         elif not (lines and lines[-1].startswith("return ")):
             lines.append(f"return {variable[self.steps.result]}")
+        body = [f'"""{title}"""', *self.sizes(), *lines]
+        return f"def {name}({', '.join(self.parameters())}):\n" + "".join(
+            f"    {line}\n" for line in body
+        )
+
+    def parameters(self) -> list[str]:
+        """What the function takes."""
         defaults = [
             f"{self.axes[axis]}={self.given[axis]}" if axis in self.given else self.axes[axis]
             for axis in self.steps.given
         ]
-        body = [f'"""{title}"""', *self.sizes(), *lines]
-        return f"def {name}({', '.join((*self.inputs, *defaults))}):\n" + "".join(
-            f"    {line}\n" for line in body
-        )
+        return [*self.inputs, *defaults]
 
     def product(self, step: Step, readers: Mapping[int, int], variable: Mapping[int, str]) -> str:
         """A name for what two values make: `y`, or `y1`, `y2`, ... where there are several."""
@@ -222,76 +227,6 @@ class _Writer:
             return self.free("y")
         self.products += 1
         return self.free(f"y{self.products}")
-
-    # Sizes
-
-    def size(self, dim: Dim) -> str:
-        for axis in dim:
-            self.used[axis] = None
-        return " * ".join(self.axes[axis] for axis in dim) or "1"
-
-    def sizes(self) -> list[str]:
-        """The lines that read the sizes which the function uses."""
-        wanted = [axis for axis in self.used if axis not in self.steps.given]
-        lines: list[str] = []
-        single = [
-            {dim[0]: place for place, dim in enumerate(dims) if len(dim) == 1}
-            for dims in self.steps.inputs
-        ]
-        open_ = [axis for axis in wanted if any(axis in told for told in single)]
-        # What is known from a composite needs the other factors: read those as well.
-        composite = [axis for axis in wanted if axis not in open_]
-        factors = [
-            axis
-            for dims in self.steps.inputs
-            for dim in dims
-            if set(dim) & set(composite)
-            for axis in dim
-            if axis not in self.steps.given and axis not in composite and axis not in open_
-        ]
-        open_ += [axis for axis in dict.fromkeys(factors) if any(axis in told for told in single)]
-        while open_:
-            best = max(
-                range(len(single)), key=lambda number: sum(axis in single[number] for axis in open_)
-            )
-            lines.append(self.unpack(best, [axis for axis in open_ if axis in single[best]]))
-            open_ = [axis for axis in open_ if axis not in single[best]]
-        if composite:
-            lines += self.solve(composite)
-        return lines
-
-    def unpack(self, number: int, axes: Sequence[str]) -> str:
-        dims, name = self.steps.inputs[number], self.inputs[number]
-        places = sorted(dims.index((axis,)) for axis in axes)
-        if len(places) == 1:
-            return f"{self.axes[dims[places[0]][0]]} = {name}.shape[{places[0]}]"
-        taken = ", ".join(
-            self.axes[dim[0]] if place in places else "_" for place, dim in enumerate(dims)
-        )
-        return f"{taken} = {name}.shape"
-
-    def solve(self, axes: Sequence[str]) -> list[str]:
-        lines: list[str] = []
-        known = set(self.steps.given) | {
-            dim[0] for dims in self.steps.inputs for dim in dims if len(dim) == 1
-        }
-        left = list(axes)
-        while left:
-            found = next(
-                (axis, number, place, dim)
-                for axis in tellable(self.steps.inputs, self.steps.given)
-                for number, dims in enumerate(self.steps.inputs)
-                for place, dim in enumerate(dims)
-                if axis not in known and dim.count(axis) == 1 and set(dim) <= known | {axis}
-            )
-            axis, number, place, dim = found
-            others = tuple(name for name in dim if name != axis)
-            divisor = self.size(others)
-            divisor = f"({divisor})" if len(others) > 1 else divisor
-            lines.append(f"{self.axes[axis]} = {self.inputs[number]}.shape[{place}] // {divisor}")
-            known.add(axis)
-            left = [name for name in left if name != axis]
-        return lines
 
     # Operations
 
@@ -316,10 +251,12 @@ class _Writer:
         return [*lines, f"{product}  # {self.dims(step.product)}"]
 
     def dims(self, dims: Dims) -> str:
+        """Dimensions in words, for a comment."""
         words = [" ".join(self.axes[axis] for axis in dim) or "1" for dim in dims]
         return " ".join(f"({word})" if " " in word else word for word in words) or "a scalar"
 
     def spell(self, step: Step, pending: str | None, variable: Mapping[int, str]) -> str:
+        """The expression for a step, on a variable or on what is pending on the same line."""
         if isinstance(step, (Multiply, Add)):
             sign = "*" if isinstance(step, Multiply) else "+"
             return f"{variable[step.left]} {sign} {variable[step.right]}"
@@ -335,7 +272,8 @@ class _Writer:
             ranks = len(self.steps.dims(step.left)), len(self.steps.dims(step.right))
             function = "mm" if ranks == (2, 2) else "matmul"
             return f"torch.{function}({variable[step.left]}, {variable[step.right]})"
-        assert not isinstance(step, Place)  # two lines, which `place` writes
+        # Two lines, which `placed` writes, and what only `strided` writes.
+        assert not isinstance(step, (Place, Strided))
         value = variable[step.source] if pending is None else pending
         before = self.steps.dims(step.source)
         if isinstance(step, Diagonal):
@@ -359,6 +297,7 @@ class _Writer:
         return value + self.reshape(before, step)
 
     def reshape(self, before: Dims, step: Reshape) -> str:
+        """The method that folds or unfolds."""
         after = step.dims
         if before == after:
             return ".contiguous()"

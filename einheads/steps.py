@@ -66,6 +66,14 @@ class Expand:
 
 
 @dataclass(frozen=True, slots=True)
+class Strided:
+    """Some views at once, whose shape and strides are known."""
+
+    source: int
+    dims: Dims
+
+
+@dataclass(frozen=True, slots=True)
 class Multiply:
     """Multiply elementwise; unit dimensions broadcast."""
 
@@ -145,9 +153,9 @@ class Linear:
 
 
 Product = Matmul | Bmm | Linear
-Step = Diagonal | Sum | Permute | Reshape | Expand | Multiply | Add | Product | Place
+Step = Diagonal | Sum | Permute | Reshape | Expand | Strided | Multiply | Add | Product | Place
 # Those that take no memory, but for a reshape that copies.
-VIEWS = (Diagonal, Expand, Permute, Reshape)
+VIEWS = (Diagonal, Expand, Permute, Reshape, Strided)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .compiled import Program
 from .gradients import BIAS, Pull, held, plannable, pulled, pulls, read, remade, spelled
 from .layout import Layout, contiguous
 from .operands import Declaration, input_names, layout_of, unfollowed
 from .price import layouts_of, price
-from .program import Lowered, Prepared, Program, Request, cache, lowered
+from .program import Lowered, Prepared, Request, cache, lowered
 from .rates import rates_for
 from .sizes import Dims
 from .steps import elements

@@ -21,13 +21,14 @@ from tqdm import tqdm
 
 from .candidates import turning
 from .choices import Choice, told
+from .compiled import compile_source
 from .errors import EinheadsError, count, kind
 from .functional import einsum
 from .lower import Draft, drafts
 from .operands import Declaration
 from .plan import plans
 from .planning import unfollowed
-from .program import Request, autocasts, cache, compile_source, lowered, prepare
+from .program import Request, autocasts, cache, lowered, prepare
 from .source import write
 from .steps import elements
 from .stopwatch import Racer, Watch, fastest, race

@@ -29,6 +29,7 @@ from .steps import (
     Reshape,
     Step,
     Steps,
+    Strided,
     Sum,
     flat,
     sources,
@@ -152,7 +153,7 @@ class _Undoing:
         elif isinstance(step, (Multiply, Add)):
             self.elementwise(step, g)
         else:
-            assert not isinstance(step, Place)  # autograd never sees one
+            assert not isinstance(step, (Place, Strided))  # autograd never sees one
             self.product(step, g)
 
     def elementwise(self, step: Multiply | Add, g: int) -> None:

@@ -19,14 +19,15 @@ TORCH_FREE = re.findall(
     r"\w+",
     """
     errors pattern given sizes layout plan steps units rates walks costs price candidates forms ways
-    beam build writing lower source gradients choices unplanned planning placing explain
+    beam build writing lower reading source strided gradients choices unplanned planning placing
+    explain
     """,
 )
 WITH_TORCH = re.findall(
     r"\w+",
     """
-    guards operands stopwatch program training call functional initializers layers roles convert
-    folding shard tuned tuning bench demo __main__
+    guards compiled operands stopwatch program training call functional initializers layers roles
+    convert folding shard tuned tuning bench demo __main__
     """,
 )
 ORDER = [*TORCH_FREE, *WITH_TORCH]

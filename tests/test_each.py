@@ -34,11 +34,12 @@ from einheads.bench.probes import CopyCounter
 from einheads.call import apply
 from einheads.candidates import Candidate, Traits
 from einheads.choices import Choice, fits, from_data, to_data
+from einheads.compiled import compile_source
 from einheads.lower import drafts
 from einheads.operands import Declaration
 from einheads.pattern import parse
 from einheads.plan import plan
-from einheads.program import cache, compile_source, prepare
+from einheads.program import cache, prepare
 from einheads.sizes import bind
 from einheads.source import write
 from einheads.steps import Bmm, Steps

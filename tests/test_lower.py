@@ -12,11 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import einheads
 from einheads.candidates import Traits
+from einheads.compiled import compile_source
 from einheads.layout import layout
 from einheads.lower import drafts, lower
 from einheads.pattern import parse
 from einheads.plan import plan
-from einheads.program import compile_source
 from einheads.sizes import bind
 from einheads.source import write
 from einheads.steps import Bmm, Expand, Linear, Matmul, Multiply, Permute, Reshape, Steps, Sum

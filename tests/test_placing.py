@@ -17,12 +17,12 @@ from checks import COPIES, operations
 from einheads import operands, training
 from einheads.bench.probes import CopyCounter
 from einheads.candidates import Traits
+from einheads.compiled import compile_source
 from einheads.layout import contiguous
 from einheads.lower import drafts, lower
 from einheads.pattern import parse
 from einheads.placing import placed
 from einheads.plan import plan
-from einheads.program import compile_source
 from einheads.sizes import bind
 from einheads.source import write
 from einheads.steps import Place, Steps

@@ -10,8 +10,9 @@ import torch
 
 import einheads
 from einheads import call, program
+from einheads.compiled import compile_source
 from einheads.operands import Declaration
-from einheads.program import compile_source, program_for
+from einheads.program import program_for
 
 
 @pytest.fixture(autouse=True)

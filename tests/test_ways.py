@@ -20,6 +20,7 @@ from einheads.bench.contestants import letters
 from einheads.bench.probes import CopyCounter
 from einheads.bench.suites import random_cases
 from einheads.candidates import Candidate, Traits
+from einheads.compiled import compile_source
 from einheads.costs import Costs
 from einheads.explain import explain
 from einheads.functional import einsum
@@ -28,7 +29,7 @@ from einheads.lower import drafts, lower
 from einheads.pattern import parse
 from einheads.plan import plan
 from einheads.price import price
-from einheads.program import cache_clear, compile_source
+from einheads.program import cache_clear
 from einheads.rates import AVX2, AVX512, CUDA, Rates, cpu_kind, rates_for, sure_for
 from einheads.sizes import bind
 from einheads.source import write

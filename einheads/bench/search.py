@@ -11,11 +11,11 @@ from torch import Tensor
 from einheads import lower, stopwatch
 from einheads.candidates import Traits
 from einheads.choices import told
+from einheads.compiled import compile_source
 from einheads.layout import layout
 from einheads.pattern import parse
 from einheads.plan import plan
 from einheads.planning import unfollowed
-from einheads.program import compile_source
 from einheads.sizes import bind
 from einheads.source import write
 from einheads.steps import Steps
