@@ -48,7 +48,7 @@ class CacheInfo(NamedTuple):
     Attributes:
         programs: compiled functions.
         signatures: exact shapes, strides and dtypes that lead to one of them by a single look-up.
-        compilations: functions compiled since the cache was last cleared.
+        compilations: programs made since the cache was last cleared.
         max_programs: the bound of `programs`.
         max_signatures: the bound of `signatures`.
     """
