@@ -146,6 +146,14 @@ class Costs(Walks):
             cost += count * rates.cold_multiply
         return (cost + self.moved(count)) * self.scale
 
+    def least_elementwise(self, *, summed: bool) -> float:
+        """What each number of an elementwise product costs at least, and to sum it."""
+        rates = self.rates
+        each = min(rates.multiply_number, rates.multiply_strided)
+        if summed:
+            each += min(rates.sum_near, rates.sum_across, rates.sum_strided)
+        return each * self.scale
+
     def sum(self, dims: Dims, layout: Layout, summed: Sequence[str]) -> float:
         """A sum of a value over axes, without the call."""
         rates, strides = self.rates, self.strides(layout)

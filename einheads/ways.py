@@ -141,7 +141,7 @@ class _Search(Forms):
     def elementwise(self) -> None:
         step, costs, (left, right) = self.step, self.costs, self.layouts
         call = costs.rates.multiply_call + (costs.rates.sum_call if step.contract else 0.0)
-        if self.hopeless(call + self.work * costs.rates.multiply_number):
+        if self.hopeless(call + self.work * costs.least_elementwise(summed=bool(step.contract))):
             return
         # As the operands lie, nothing is read against its order; as the output wants it, nothing
         # is turned afterwards.
