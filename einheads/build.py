@@ -6,7 +6,7 @@ itself whether it is a view. The file knows nothing of contractions: `lower` dec
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .layout import Layout, combined, contiguous
@@ -164,7 +164,9 @@ class Builder:
             number = self.emit(Reshape(number, copies=True, dims=target))
         return number
 
-    def combine(self, kind: type[Multiply | Add], left: int, right: int, dims: Dims) -> int:
+    def combine(
+        self, kind: Callable[[int, int, Dims], Multiply | Add], left: int, right: int, dims: Dims
+    ) -> int:
         """Multiply or add two values whose dimensions broadcast to `dims`."""
         made = combined(dims, self.known[left], self.known[right], self.sizes)
         return self.emit(kind(left, right, dims), made)

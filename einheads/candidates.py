@@ -28,7 +28,7 @@ class Traits:
         dense: whoever reads the result copies it, unless it is born in the order of its dimensions.
         trains: gradients of several operands will be wanted; they count where an order of
             contractions is chosen.
-        turns: stacks may be multiplied one after the other, into one result: calls are cheap, and
+        turns: products may be made one after the other, into one result: calls are cheap, and
             nobody follows what is done.
     """
 
@@ -91,10 +91,15 @@ class Elementwise:
     Attributes:
         order: of the axes while they are multiplied.
         contract: those of them that are summed; none for a plain product.
+        each: whether the products along the first axis are added up one after the other, so that
+            they are never there all at once.
+        copies: whether the left and the right operand are copied into this order before.
     """
 
     order: Dim
     contract: Dim
+    each: bool = False
+    copies: tuple[bool, bool] = (False, False)
 
     @property
     def result(self) -> Dims:
@@ -106,8 +111,8 @@ Way = Candidate | Elementwise
 
 
 def turning(ways: Iterable[Way]) -> bool:
-    """Whether any of them multiplies one stack after the other."""
-    return any(isinstance(way, Candidate) and way.each for way in ways)
+    """Whether any of them makes one product after the other."""
+    return any(way.each for way in ways)
 
 
 def made(way: Way, left: Layout, right: Layout, sizes: Mapping[str, int]) -> Layout:

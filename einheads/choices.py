@@ -134,9 +134,10 @@ def _way(data: dict[str, Any]) -> Way:
         if name in ("swapped", "each"):
             right = type(value) is bool
         else:
-            wanted = bool if name == "near" else str
+            pair = name in ("near", "copies")
+            wanted = bool if pair else str
             right = type(value) is list and all(type(one) is wanted for one in value)
-            right = right and (name != "near" or len(value) == 2)
+            right = right and (not pair or len(value) == 2)
         if not right:
             raise ValueError(f"{name}: {value!r}")
         fields[name] = tuple(value) if type(value) is list else value
@@ -154,7 +155,12 @@ def fits(plan: Plan, ways: Sequence[Way], traits: Traits) -> bool:
 def _fits(step: Contraction, way: Way) -> bool:
     if isinstance(way, Elementwise):
         every = (*step.result, *step.contract)
-        return sorted(way.order) == sorted(every) and set(way.contract) == set(step.contract)
+        summed = not way.each or way.order[:1] == way.contract
+        return (
+            sorted(way.order) == sorted(every)
+            and set(way.contract) == set(step.contract)
+            and summed
+        )
     rows, columns = step.left_axes, step.right_axes
     if way.swapped:
         rows, columns = columns, rows

@@ -146,6 +146,15 @@ class Costs(Walks):
             cost += count * rates.cold_multiply
         return (cost + self.moved(count)) * self.scale
 
+    def multiply_in_turns(self, count: int, order: Dim, left: Layout, right: Layout) -> float:
+        """So many elementwise products, added up into a result that lies in this order.
+
+        Each turn takes a view of either operand, and reads and writes the result.
+        """
+        rates = self.rates
+        calls = rates.view + count * (rates.multiply_call + 2 * rates.view)
+        return calls + count * self.multiply(order, left, right)
+
     def least_elementwise(self, *, summed: bool) -> float:
         """What each number of an elementwise product costs at least, and to sum it."""
         rates = self.rates

@@ -139,6 +139,9 @@ class _Program:
         if isinstance(step, (Multiply, Add)):
             order = self.made(step).order
             left, right = self.layouts[step.left], self.layouts[step.right]
+            if in_turns(step):
+                front = self.steps.dims(step.left)[0]
+                return costs.multiply_in_turns(costs.count(front), order, left, right)
             return rates.multiply_call + costs.multiply(order, left, right)
         if isinstance(step, Place):
             return self.product(Bmm(step.left, step.right, step.contract, step.product))

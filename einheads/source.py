@@ -230,9 +230,19 @@ class Text(Sizes):
 
     # Operations
 
-    def placed(self, step: Place | Bmm, name: str, variable: Mapping[int, str]) -> list[str]:
+    def placed(
+        self, step: Place | Bmm | Multiply, name: str, variable: Mapping[int, str]
+    ) -> list[str]:
         """The lines of products that are written into a new tensor: at once, or in turns."""
         left, right = variable[step.left], variable[step.right]
+        if isinstance(step, Multiply):
+            first, second = map(self.free, (left, right))
+            return [
+                f"{left}, {right} = {left}.unbind(), {right}.unbind()",
+                f"{name} = {left}[0] * {right}[0]  # {self.dims(step.dims)}",
+                f"for {first}, {second} in zip({left}[1:], {right}[1:]):",
+                f"    {name}.addcmul_({first}, {second})  # {self.dims(step.dims)}",
+            ]
         shape = ", ".join(self.size(dim) for dim in step.dims)
         lines = [f"{name} = {left}.new_empty({shape})  # {self.dims(step.dims)}"]
         if isinstance(step, Bmm):

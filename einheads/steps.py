@@ -75,11 +75,17 @@ class Strided:
 
 @dataclass(frozen=True, slots=True)
 class Multiply:
-    """Multiply elementwise; unit dimensions broadcast."""
+    """Multiply elementwise; unit dimensions broadcast.
+
+    Attributes:
+        each: the values have one dimension more in front. The products along it are added up, one
+            after the other, into one result; autograd cannot follow that.
+    """
 
     left: int
     right: int
     dims: Dims
+    each: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,14 +203,14 @@ class Steps:
         )
 
 
-def in_turns(step: Step) -> TypeGuard[Bmm]:
-    """Whether it multiplies one stack after the other.
+def in_turns(step: Step) -> TypeGuard[Bmm | Multiply]:
+    """Whether it makes one product after the other, into one result.
 
     Example:
         >>> in_turns(Bmm(0, 1, ("i",), (("b",), ("h",), ("t",), ("s",)), each=True))
         True
     """
-    return isinstance(step, Bmm) and step.each
+    return isinstance(step, (Bmm, Multiply)) and step.each
 
 
 def verb(step: Step) -> str:
@@ -313,7 +319,11 @@ def untold(
         needed: the axes whose size no shape tells.
         sizes: of every axis.
     """
-    dims = [step.dims for step in steps if isinstance(step, (Reshape, Expand)) or in_turns(step)]
+    dims = [
+        step.dims
+        for step in steps
+        if isinstance(step, (Reshape, Expand)) or (isinstance(step, Bmm) and step.each)
+    ]
     used = {name for one in dims for name in flat(one)}
     if any(sizes[name] == 0 for one in inputs for name in flat(one)):
         # Nothing is divided by an empty axis: where there is one, no composite is solved.

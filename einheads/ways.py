@@ -20,8 +20,12 @@ from .rates import sure_for
 from .sizes import Dim, Dims
 from .steps import flat
 
-# More stacks than this are never multiplied one after the other; it is the last one of its class.
+# More products than this are never made one after the other; it is the last one of its class.
 _MOST_TURNS = 63
+
+# An operand that is multiplied elementwise is only copied if it is so many times smaller than the
+# product.
+_SMALL = 4
 
 # Ways that are priced so many times higher than the cheapest one are not worth writing down.
 SLACK = 1.25
@@ -70,7 +74,7 @@ def in_turns(
     *,
     less: float,
 ) -> list[Way]:
-    """The ways that multiply one stack after the other and cost less than this, cheapest first.
+    """The ways that make one product after the other and cost less than this, cheapest first.
 
     Only the first two of them are given.
     """
@@ -78,6 +82,7 @@ def in_turns(
     search.limit = less
     for looped, own, foreign in search.splits():
         search.stacks(step.batch + looped, own, foreign)
+    search.sums()
     return [way for _, way in sorted(search.ways, key=lambda entry: entry[0])[:2]]
 
 
@@ -109,6 +114,8 @@ class _Search(Forms):
             self.products()
         if only or not (self.traits.autocast or self.traits.narrow):
             self.elementwise()
+        if self.traits.turns:
+            self.sums()
         self.ways.sort(key=lambda entry: entry[0])
         least, views = self.ways[0][0], 2 * self.costs.rates.view
         # That one makes a view or a copy less is never in doubt.
@@ -141,7 +148,8 @@ class _Search(Forms):
     def elementwise(self) -> None:
         step, costs, (left, right) = self.step, self.costs, self.layouts
         call = costs.rates.multiply_call + (costs.rates.sum_call if step.contract else 0.0)
-        if self.hopeless(call + self.work * costs.least_elementwise(summed=bool(step.contract))):
+        least = call + self.work * costs.least_elementwise(summed=bool(step.contract))
+        if self.hopeless(least):
             return
         # As the operands lie, nothing is read against its order; as the output wants it, nothing
         # is turned afterwards.
@@ -150,17 +158,63 @@ class _Search(Forms):
             orders.insert(0, tuple(name for name in self.wanted if name in step.result))
         rest = (*step.result, *left.order, *step.contract)
         for axes in dict.fromkeys(tuple(dict.fromkeys((*order, *rest))) for order in orders):
-            way = Elementwise(axes, step.contract)
             dims = tuple((name,) for name in axes)
-            lies = combined(dims, left, right, self.sizes)
-            price = call + costs.multiply(lies.order, left, right)
-            for layout in self.layouts:
-                inside = [name for name in axes if name in layout.order]
-                price += costs.rates.view * (tuple(inside) != layout.order)
-            if step.contract:
-                price += costs.sum(dims, lies, step.contract)
-                lies = contiguous(way.result, self.sizes)
-            self.add(price + self.reader(lies, flat(way.result)), way)
+            for copies, ready, one, other in self.packed(axes):
+                if self.hopeless(ready + least):
+                    continue
+                way = Elementwise(axes, step.contract, copies=copies)
+                lies = combined(dims, one, other, self.sizes)
+                price = ready + call + costs.multiply(lies.order, one, other)
+                if step.contract:
+                    price += costs.sum(dims, lies, step.contract)
+                    lies = contiguous(way.result, self.sizes)
+                price += self.reader(lies, flat(way.result))
+                self.add(price, way, free=True not in copies)
+
+    def packed(self, axes: Dim) -> Iterator[tuple[tuple[bool, bool], float, Layout, Layout]]:
+        """Which operands are copied into this order of axes, what that costs, and how both lie.
+
+        A copy pays where an operand is small, and would be read at a distance again and again.
+        """
+        costs, rates = self.costs, self.costs.rates
+        inside = [tuple(name for name in axes if name in one.order) for one in self.layouts]
+        views = [
+            rates.view * (names != one.order)
+            for names, one in zip(inside, self.layouts, strict=True)
+        ]
+        left, right = self.layouts
+        yield (False, False), sum(views), left, right
+        for side, (names, layout) in enumerate(zip(inside, self.layouts, strict=True)):
+            count = costs.count(names)
+            if not names or names[-1] == layout.unit or count * _SMALL > self.work:
+                continue
+            price = sum(views) + rates.copy_call + costs.copy(names, layout)
+            lies = contiguous((names,), self.sizes)
+            yield (side == 0, side == 1), price, *((left, lies) if side else (lies, right))
+
+    def sums(self) -> None:
+        """The way that adds products up one after the other, instead of all at once."""
+        step = self.step
+        # Narrow numbers would be rounded at every turn, where a sum is made in wider ones.
+        if len(step.contract) != 1 or self.traits.narrow or self.traits.integer:
+            return
+        count = self.costs.count(step.contract)
+        if not 1 < count <= _MOST_TURNS:
+            return
+        # In the order in which the larger operand lies; it is read once, in long runs.
+        large, small = sorted(self.layouts, key=lambda one: -self.costs.count(one.order))
+        rest = dict.fromkeys((*large.order, *small.order, *step.result))
+        order = (*step.contract, *(name for name in rest if name not in step.contract))
+        for copies, ready, one, other in self.packed(order):
+            way = Elementwise(order, step.contract, each=True, copies=copies)
+            lies = combined(way.result, one, other, self.sizes)
+            inner = lies.order[-1] if lies.order else None
+            if any(inner in layout.order and inner != layout.unit for layout in (one, other)):
+                continue  # a line of memory would be read at every turn, for one number of it
+            price = ready + self.costs.multiply_in_turns(count, lies.order, one, other)
+            if not self.hopeless(price):
+                price += self.reader(lies, flat(way.result))
+                self.add(price, way, free=True not in copies)
 
     # Matrix products
 

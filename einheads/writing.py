@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from .build import Builder
 from .candidates import Candidate, Elementwise, Traits, Way, readable
@@ -78,13 +79,19 @@ class Writer:
     # The kinds of contraction
 
     def elementwise(self, way: Elementwise, left: int, right: int) -> int:
-        """Write a multiply down, and a sum."""
+        """Write a multiply down, and a sum, or both in turns."""
         values = []
-        for number in (left, right):
+        for number, copied in zip((left, right), way.copies, strict=True):
             have = set(flat(self.build.dims(number)))
             dims = tuple((name,) if name in have else () for name in way.order)
             lead = next((place for place, dim in enumerate(dims) if dim), len(dims))
-            values.append(self.build.regroup(number, dims[lead:]))
+            value = self.build.regroup(number, dims[lead:])
+            if copied:
+                value = self.build.emit(Reshape(value, copies=True, dims=dims[lead:]))
+            values.append(value)
+        if way.each:
+            each = partial(Multiply, each=True)
+            return self.build.combine(each, values[0], values[1], way.result)
         dims = tuple((name,) for name in way.order)
         product = self.build.combine(Multiply, values[0], values[1], dims)
         if not way.contract:

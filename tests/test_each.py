@@ -1,7 +1,9 @@
-"""Stacks that are multiplied one after the other, because no stride covers the whole batch.
+"""Products that are made one after the other, into one result.
 
-That happens where nobody follows what is done: neither autograd, nor a transform, nor a compiler.
-Here is when it is chosen, what runs then, and who gets something else instead.
+Stacks are, because no stride covers the whole batch; elementwise products are, because all at once
+they would fill the memory with what is summed at once. That happens where nobody follows what is
+done: neither autograd, nor a transform, nor a compiler. Here is when it is chosen, what runs then,
+and who gets something else instead.
 """
 
 import json
@@ -32,7 +34,7 @@ from checks import COPIES, bound_for, operations
 from einheads import training
 from einheads.bench.probes import CopyCounter
 from einheads.call import apply
-from einheads.candidates import Candidate, Traits
+from einheads.candidates import Candidate, Elementwise, Traits
 from einheads.choices import Choice, fits, from_data, to_data
 from einheads.compiled import compile_source
 from einheads.lower import drafts
@@ -42,7 +44,7 @@ from einheads.plan import plan
 from einheads.program import cache, prepare
 from einheads.sizes import bind
 from einheads.source import write
-from einheads.steps import Bmm, Steps
+from einheads.steps import Steps, in_turns
 from oracle import oracle
 
 SCORES = "b t h d, b s h d -> b h t s"
@@ -63,8 +65,8 @@ def decode(b: int = 5, s: int = 307, dtype: torch.dtype = torch.float64) -> tupl
 
 
 def turns(steps: Steps) -> bool:
-    """Whether stacks are multiplied one after the other."""
-    return any(isinstance(step, Bmm) and step.each for step in steps.steps)
+    """Whether products are made one after the other."""
+    return any(map(in_turns, steps.steps))
 
 
 def one_by_one(pattern: str, *tensors: Tensor) -> bool:
@@ -97,6 +99,11 @@ class TestValues:
             "a b c i, c a b i j -> j b a c",
             "b h i, h b i o -> b h o",
             "p b h i, h p b i o -> p (b h) o",
+            "b t a c, a c -> b t c",
+            "a b, d b c a -> d c a",
+            "i a, a i -> a",
+            "i, i b -> b",
+            "b a, b c -> c a",
         ],
     )
     def test_every_way(self, pattern: str) -> None:
@@ -192,6 +199,123 @@ class TestValues:
         torch.testing.assert_close(einheads.einsum(pattern, q, k), torch.einsum(LETTERS, q, k))
 
 
+DEPTHWISE = "b t k c, k c -> b t c"
+
+
+class TestSums:
+    """Elementwise products that are summed: each is added to the result as soon as it is made."""
+
+    def operands(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+        """A window at every place, and a weight for each channel."""
+        return torch.randn(11, 131, 3, 257).to(dtype), torch.randn(3, 257).to(dtype)
+
+    def test_nothing_larger_than_the_result_is_made(self) -> None:
+        """A window of three takes one multiply and two multiply-adds, and no sum."""
+        x, w = self.operands()
+        assert one_by_one(DEPTHWISE, x, w)
+        result = einheads.einsum(DEPTHWISE, x, w)
+        wanted = oracle(DEPTHWISE, as_numpy(x), as_numpy(w))
+        np.testing.assert_allclose(as_numpy(result), wanted, rtol=1e-9, atol=1e-9)
+        made = operations(lambda: einheads.einsum(DEPTHWISE, x, w))
+        assert [made.count(f"aten::{name}") for name in ("mul", "addcmul_", "sum")] == [1, 2, 0]
+        assert not set(made) & COPIES
+
+    def test_what_it_reads_like(self) -> None:
+        """What runs where nobody follows it is told beside what anybody may follow."""
+        told = einheads.explain(DEPTHWISE, *self.operands())
+        assert "sum(2)" in told.source
+        assert told.unfollowed is not None
+        assert told.unfollowed.text is not None
+        assert told.unfollowed.text.splitlines()[-6:] == [
+            "    x2 = x2.reshape(k, 1, 1, c)  # k 1 1 c",
+            "    x1, x2 = x1.unbind(), x2.unbind()",
+            "    y = x1[0] * x2[0]  # b t c",
+            "    for x1_, x2_ in zip(x1[1:], x2[1:]):",
+            "        y.addcmul_(x1_, x2_)  # b t c",
+            "    return y",
+        ]
+
+    def test_a_small_operand_is_copied(self) -> None:
+        """Where it would be read at a distance again and again."""
+        pattern = "a b, d b c a -> d c a"
+        w, x = torch.randn(67, 7).double(), torch.randn(31, 7, 37, 67).double()
+        assert one_by_one(pattern, w, x)
+        made = operations(lambda: einheads.einsum(pattern, w, x))
+        assert made.count("aten::addcmul_") == 6
+        assert made.count("aten::clone") == 1
+        np.testing.assert_allclose(
+            as_numpy(einheads.einsum(pattern, w, x)),
+            oracle(pattern, as_numpy(w), as_numpy(x)),
+            rtol=1e-9,
+            atol=1e-9,
+        )
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64])
+    def test_narrow_numbers_are_summed_wider(self, dtype: torch.dtype) -> None:
+        """They would be rounded at every turn."""
+        x, w = (one.mul(3).round().to(dtype) for one in self.operands())
+        assert not one_by_one(DEPTHWISE, x, w)
+        result = einheads.einsum(DEPTHWISE, x, w)
+        torch.testing.assert_close(result, torch.einsum("btkc,kc->btc", x, w))
+
+    def test_complex_numbers(self) -> None:
+        """A conjugate is one."""
+        x, w = (torch.view_as_complex(torch.randn(*one.shape, 2)) for one in self.operands())
+        for weight in (w, w.conj()):
+            result = einheads.einsum(DEPTHWISE, x, weight)
+            torch.testing.assert_close(result, torch.einsum("btkc,kc->btc", x, weight))
+
+    def test_gradients_follow_a_sum(self) -> None:
+        """Autograd cannot follow what is written into."""
+        leaves = [one.requires_grad_() for one in self.operands()]
+        made = operations(lambda: einheads.einsum(DEPTHWISE, *leaves))
+        assert "aten::addcmul_" not in made
+        every = [
+            torch.autograd.grad(result.square().sum(), leaves)
+            for result in (
+                einheads.einsum(DEPTHWISE, *leaves),
+                torch.einsum("btkc,kc->btc", *leaves),
+            )
+        ]
+        for one, other in zip(*every, strict=True):
+            torch.testing.assert_close(one, other)
+
+    def test_operands_are_left_alone(self) -> None:
+        """The result is a tensor of its own, if one operand is all ones too."""
+        x, _ = self.operands()
+        before = x.clone()
+        for _ in range(4):
+            einheads.einsum(DEPTHWISE, x, torch.ones(3, 257).double()).add_(1)
+        assert torch.equal(x, before)
+
+    @pytest.mark.parametrize("k", [1, 2, 64])
+    def test_how_many(self, k: int) -> None:
+        """One product needs no sum, and too many would take too many calls."""
+        x, w = torch.randn(11, 31, k, 257).double(), torch.randn(k, 257).double()
+        assert one_by_one(DEPTHWISE, x, w) == (k == 2)
+        torch.testing.assert_close(
+            einheads.einsum(DEPTHWISE, x, w), torch.einsum("btkc,kc->btc", x, w)
+        )
+
+    def test_a_choice_can_be_written_down(self) -> None:
+        """And is refused where it computes something else, or where others follow."""
+        x, w = self.operands()
+        found = [one for one in every_draft(x, w, pattern=DEPTHWISE) if turns(one.steps)]
+        bound, _ = bound_for(DEPTHWISE, (x, w))
+        for draft in found:
+            choice = Choice(turns=draft.ways)
+            again = from_data(json.loads(json.dumps(to_data(choice))))
+            assert again == choice
+            assert again.turns is not None
+            assert fits(plan(bound), again.turns, Traits(turns=True))
+            assert not fits(plan(bound), again.turns, Traits())
+            (way,) = again.turns
+            if isinstance(way, Elementwise):
+                wrong = replace(way, order=way.order[::-1])
+                assert not fits(plan(bound), [wrong], Traits(turns=True))
+        assert found
+
+
 class TestChoice:
     """It is chosen where the copy of an operand costs more than some calls."""
 
@@ -220,7 +344,7 @@ class TestChoice:
             "        torch.bmm(x1_, x2_, out=y_)  # h t s",
             "    return y",
         ]
-        assert "without gradients: each bmm b h t d x b h d s, stack by stack" in str(told)
+        assert "without gradients: each bmm b h t d x b h d s, one after the other" in str(told)
         assert told.to_dict()["unfollowed"] == told.unfollowed.text
         assert einheads.explain("b i, o i -> b o", b=2).unfollowed is None
 

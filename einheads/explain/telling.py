@@ -87,7 +87,7 @@ def alone(story: Explanation) -> str:
     """What runs instead where nobody follows it."""
     if story.unfollowed is None:
         return ""
-    return f"without gradients: {story.unfollowed.title}, stack by stack"
+    return f"without gradients: {story.unfollowed.title}, one after the other"
 
 
 def keeping(story: Explanation) -> str:
