@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -23,24 +23,27 @@ from torch.overrides import handle_torch_function
 from torch.utils.checkpoint import checkpoint
 
 from .compiled import Program
-from .guards import MAX_CALLS, Call, guard
+from .guards import MAX_CALLS, Call, Recent, guard
 from .operands import (
     Declaration,
     check_mixture,
     check_support,
     check_types,
+    function_modes,
     modes,
     ordinary,
     unfollowed,
 )
 from .program import autocasts, cache, prepare
+from .steps import elements
 from .training import Schedule, contract, scheduled, trainable
 
 # A call that is no longer guarded is guarded again after so many look-ups.
 _PATIENCE = 16
 
-# So many multiply-adds take long enough to hide the views beside them.
-_BRIEF = 1 << 23
+# So many multiply-adds take long enough to hide the views beside them. A number that is moved
+# counts for some of them.
+_BRIEF, _MOVED = 1 << 23, 8
 
 # Names of this module are found faster than attributes of torch, at every call.
 _grad_enabled = torch.is_grad_enabled
@@ -57,7 +60,9 @@ class Entry:
         unwatched: what runs instead where nobody wants gradients nor looks at the operations, if
             that is something else.
         brief: whether nobody wants gradients, and views are a good part of what it takes.
-        recent: how it is found again while plain tensors come, and what runs then.
+        guarded: how it is found again while plain tensors come, and what runs then; with gradients
+            switched off, and on. A guard does not tell them apart, nor does the signature of
+            tensors that need none.
         lookups: how often it was looked up instead.
     """
 
@@ -66,7 +71,7 @@ class Entry:
     schedule: Schedule | None = None
     unwatched: Callable[..., Tensor] | None = None
     brief: bool = False
-    recent: Call | None = None
+    guarded: dict[bool, Call] = field(default_factory=dict)
     lookups: int = 0
 
     def call(self, *tensors: Tensor) -> Tensor:
@@ -106,13 +111,16 @@ def apply(
     traced.
     """
     run: Callable[..., Tensor] | None = None
+    entry: Entry | None = None
+    recent = cache.recent
     try:
-        for told, like, found in cache.recent.calls.get((declaration, given, _grad_enabled()), ()):
+        for told, like, found in recent.calls.get((declaration, given, _grad_enabled()), ()):
             if (
                 like(*tensors)
                 and (told is given or _exact(given))
                 # What a guard does not see.
                 and not modes()
+                and not function_modes()
                 and forward_ad._current_level < 0  # noqa: SLF001
             ):
                 run = found
@@ -122,15 +130,19 @@ def apply(
         # words.
         run = None
     if run is None:
-        run = _looked_up(declaration, given, tensors).call
+        entry = _looked_up(declaration, given, tensors)
+        run = entry.call
     try:
-        return run(*tensors)
+        result = run(*tensors)
     except RuntimeError as error:
         # A tensor of another kind, such as mkldnn's, may have the signature of a dense one.
         check_types(_declared(declaration), tensors)
         check_mixture(_declared(declaration), tensors, cast=autocasts())
         check_support(tensors, error)
         raise
+    if entry is not None:
+        _recall(recent, entry, declaration, given, tensors)
+    return result
 
 
 def _exact(given: tuple[tuple[str, int], ...]) -> bool:
@@ -155,26 +167,35 @@ def _looked_up(
         # Symbolic sizes, which cannot be looked up; or something that is no strided tensor, which
         # will be refused in our words.
         entry = None
-    if entry is None:
-        return entry_for(declaration, given, tensors)
-    _recall(entry, (declaration, given, grad), tensors)
-    return entry
+    return entry or entry_for(declaration, given, tensors)
 
 
 def _recall(
-    entry: Entry, key: tuple[Any, tuple[tuple[str, int], ...], bool], tensors: Sequence[Tensor]
+    recent: Recent,
+    entry: Entry,
+    declaration: Declaration | str,
+    given: tuple[tuple[str, int], ...],
+    tensors: Sequence[Tensor],
 ) -> None:
-    """Let the next calls like this one be found by a guard, if tensors are plain."""
-    calls = cache.recent.calls.get(key, ())
+    """Let the next calls like this one, which was looked up, be found by a guard."""
     entry.lookups += 1
+    if entry.lookups == 1:
+        return  # it may never come again
+    grad = _grad_enabled()
+    key = declaration, given, grad
+    calls = recent.calls.get(key, ())
     # Where many kinds of calls take turns, guards that come and go would cost more than they save.
-    if len(calls) < MAX_CALLS or entry.lookups % _PATIENCE == 0:
-        # One that is there, and was not found, guards other types of tensors than these.
-        if (entry.recent is None or entry.recent in calls) and unfollowed(tensors):
-            like = guard(tensors)
-            entry.recent = None if like is None else (key[1], like, entry.plain(tensors))
-        if entry.recent is not None and entry.recent not in calls:
-            cache.recent.add(key, entry.recent)
+    if len(calls) >= MAX_CALLS and entry.lookups % _PATIENCE:
+        return
+    call = entry.guarded.get(grad)
+    # One that is there, and was not found, guards other types of tensors than these.
+    if call is None or call in calls:
+        like = guard(tensors) if unfollowed(tensors) else None
+        if like is None:
+            return
+        # Two threads may both do this; either result is right.
+        call = entry.guarded[grad] = given, like, entry.plain(tensors)
+    recent.add(key, call)
 
 
 class _WithCompiler(MetaPathFinder):
@@ -214,13 +235,15 @@ else:
 def _parts(tensors: Sequence[Tensor], *, grad: bool) -> tuple[Any, ...]:
     """What of the tensors tells what runs.
 
-    Shape, dtype, the strides unless contiguous, whether on a CPU, whether a gradient is wanted.
+    Shape, dtype, layout, the strides unless contiguous, whether on a CPU, whether a gradient is
+    wanted.
     """
     return tuple(
         [
             (
                 one.shape,
                 one.dtype,
+                one.layout,
                 one.is_contiguous() or one.stride(),
                 one.is_cpu,
                 grad and one.requires_grad,
@@ -263,7 +286,10 @@ def entry_for(
     elif watched and declared.checkpoint:
         run = _checkpointed(run)
     instead = None if watched or unwatched is program else unwatched
-    brief = not watched and prepared.lowered.plan.multiply_adds <= _BRIEF
+    moved = sum(one.numel() for one in tensors)
+    moved += elements(prepared.bound.output, prepared.bound.sizes)
+    work = prepared.lowered.plan.multiply_adds + _MOVED * moved
+    brief = not watched and work <= _BRIEF
     entry = Entry(run, prepared.extra, schedule, instead, brief=brief)
     cache.remember((declaration, given, autocasts(), _parts(tensors, grad=grad)), entry)
     return entry

@@ -22,6 +22,8 @@ from .source import write
 from .steps import Steps
 from .strided import Exact, exactly, write_exactly
 
+_is_alias: Callable[[Tensor, Tensor], bool] = getattr(torch._C, "_is_alias_of")  # noqa: SLF001, B009
+
 
 @dataclass(frozen=True, eq=False)
 class Program:
@@ -62,22 +64,31 @@ class Program:
     ) -> Callable[..., Tensor] | None:
         """A function for tensors of the shapes and strides of these, which makes fewer views.
 
-        The program runs once, to see what its views come to.
+        The program runs once, to see what its views come to. They are foreseen from the layouts of
+        operands; what torch makes of strange strides is not always, and then a view is a copy.
 
         Args:
             tensors: what the function will be like.
             extra: the sizes that the program takes behind them; the function takes none.
 
         Returns:
-            The function; None if it would make as many views as the program.
+            The function; None if it would make as many views as the program, or if some of its
+            views are none.
         """
         if self.exact is None:
             return None
+        try:
+            seen = iter(self._seen(*tensors, *extra))
+        except RuntimeError:
+            return None  # there is no memory left for what runs besides the call itself
         constants: list[tuple[int, ...]] = []
-        for value, (_, strides) in zip(
-            self._seen(*tensors, *extra), self.exact.constants, strict=True
-        ):
-            constants += (tuple(value.shape), value.stride()) if strides else (tuple(value.shape),)
+        for _, root in self.exact.constants:
+            value = next(seen)
+            constants.append(tuple(value.shape))
+            if root is not None:
+                constants.append(value.stride())
+                if not _is_view(value, next(seen)):
+                    return None
         shared: Any = self._exact_run
         # The same code for all shapes and strides, which are the defaults of its last arguments.
         return FunctionType(shared.__code__, shared.__globals__, shared.__name__, tuple(constants))
@@ -89,7 +100,8 @@ class Program:
 
     @cached_property
     def _seen(self) -> Callable[..., Any]:
-        numbers = [] if self.exact is None else [number for number, _ in self.exact.constants]
+        assert self.exact is not None
+        numbers = [one for pair in self.exact.constants for one in pair if one is not None]
         return self.keeping(numbers, self.names)
 
     @cached_property
@@ -103,6 +115,11 @@ class Program:
         text = write(self.steps, names, title=self.title, results=results)
         filename = self.filename.removesuffix(">")
         return compile_source(text, "contract", f"{filename}, returning {tuple(results)}>")
+
+
+def _is_view(value: Tensor, root: Tensor) -> bool:
+    """Whether a value lies in the memory of another one, and begins where it does."""
+    return _is_alias(value, root) and value.storage_offset() == root.storage_offset()
 
 
 def compile_source(source: str, name: str, filename: str) -> FunctionType:

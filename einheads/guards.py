@@ -21,8 +21,9 @@ _Guards: Any = getattr(_guards, "TensorGuards", None)
 def guard(tensors: Sequence[Tensor]) -> Callable[..., bool] | None:
     """A check whether other tensors are like these, in the state that torch is in now.
 
-    It does not see the grad mode, forward-mode AD, nor modes such as `FakeTensorMode`. It raises
-    `TypeError` for another number of tensors, and holds none of them.
+    It sees whether each of them requires a gradient, but not the grad mode, nor forward-mode AD,
+    nor modes of functions, nor all modes of operations: `FakeTensorMode` is none that it sees. It
+    raises `TypeError` for another number of tensors, and holds none of them.
 
     Example:
         >>> import torch
@@ -34,9 +35,10 @@ def guard(tensors: Sequence[Tensor]) -> Callable[..., bool] | None:
         tensors: of ordinary types, with sizes that are numbers.
 
     Returns:
-        The check; None if torch has none, or for no tensors.
+        The check; None if torch has none, for no tensors, and if one stands twice, which torch
+        would never find to be like this.
     """
-    if _Guards is None or not tensors:
+    if _Guards is None or not tensors or len(set(map(id, tensors))) < len(tensors):
         return None
     # Both are needed: without any keyword the constructor reads a dictionary that is not there.
     guards = _Guards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
@@ -68,7 +70,3 @@ class Recent:
         if len(self.calls) >= _MAX_KEYS:
             self.calls.clear()
         self.calls[key] = (call, *self.calls.get(key, ())[: MAX_CALLS - 1])
-
-    def clear(self) -> None:
-        """Forget all of them."""
-        self.calls.clear()

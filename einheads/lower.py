@@ -19,7 +19,7 @@ from .plan import Plan
 from .price import price
 from .rates import rates_for
 from .sizes import Bound, Dim
-from .steps import Steps, untold
+from .steps import Steps
 from .ways import SLACK, in_turns, ways
 from .writing import Writer
 
@@ -102,10 +102,10 @@ def drafts(
     if len(plan.contractions) == 1:
         (step,) = plan.contractions
         left, right = start.layouts[step.left], start.layouts[step.right]
-        alone = ways(step, left, right, plan.sizes, start.traits, start.output, every=True)
+        alone = ways(step, left, right, plan.sizes, start.traits, start.writer.output, every=True)
         every: list[tuple[Way, ...]] = [(way,) for _, way in alone]
     else:
-        found = schedules(plan, start.layouts, start.traits, start.output, width=_WIDE)
+        found = schedules(plan, start.layouts, start.traits, start.writer.output, width=_WIDE)
         every = [chosen for _, chosen in found]
     written: dict[Steps, Draft] = {}
     for chosen in every:
@@ -144,7 +144,9 @@ def _start(
     build = Builder(dims, plan.sizes, known=dict(enumerate(layouts)))
     values = [build.prepare(number, lonely) for number, lonely in enumerate(plan.lonely)]
     output = None if free else bound.output
-    return _Lowering(plan, output, traits or Traits(), bias, build, values, bound.needed)
+    traits = traits or Traits()
+    writer = Writer(plan, output, bound.needed, traits, bias, build, values)
+    return _Lowering(plan, traits, writer)
 
 
 # How many of the likeliest choices are written down and priced exactly at most: without a bias, and
@@ -154,32 +156,34 @@ _WRITTEN, _WITH_BIAS = 3, 4
 _WIDE = 32
 
 
-@dataclass
-class _Lowering(Writer):
-    """What the lowering starts from: a plan, and the operands prepared for it."""
+@dataclass(frozen=True)
+class _Lowering:
+    """What the lowering starts from: a plan, and a writer with the operands prepared for it."""
 
-    needed: tuple[str, ...] = ()
+    plan: Plan
+    traits: Traits
+    writer: Writer
 
     @property
     def layouts(self) -> list[Layout]:
         """How the prepared operands lie in memory."""
-        return [self.build.known[value] for value in self.values]
+        return [self.writer.build.known[value] for value in self.writer.values]
 
     def lower(self) -> Draft:
         # Without a bias, the last contraction comes to what it is said to.
         count = len(self.plan.contractions)
         slack, most = 1.0, min(1 + count, _WRITTEN)
-        if self.bias is not None:
+        if self.writer.bias is not None:
             slack, most = SLACK, _WITH_BIAS
         best: Draft | None = None
         every = schedules(
             self.plan,
             self.layouts,
             self.traits,
-            self.output,
+            self.writer.output,
             slack=slack,
             # What `torch.einsum` does is known of two operands alone.
-            cautious=count == 1 and self.bias is None and self.output is not None,
+            cautious=count == 1 and self.writer.bias is None and self.writer.output is not None,
         )
         for cost, chosen in every[:most]:
             if best is not None and best.price <= cost:
@@ -193,21 +197,18 @@ class _Lowering(Writer):
     def in_turns(self, less: float) -> Draft | None:
         (step,) = self.plan.contractions
         left, right = self.layouts
-        every = in_turns(step, left, right, self.plan.sizes, self.traits, self.output, less=less)
+        every = in_turns(
+            step, left, right, self.plan.sizes, self.traits, self.writer.output, less=less
+        )
         drafts = [self.written([way]) for way in every]
         best = min(drafts, key=lambda draft: draft.price, default=None)
         return best if best is not None and best.price < less else None
 
     def written(self, chosen: Sequence[Way]) -> Draft:
         """Write the chosen ways down, and price what came of it exactly."""
-        writer = replace(self, build=self.build.copy(), values=list(self.values))
-        result = writer.write(chosen)
-        build = writer.build
-        given = untold(build.inputs, build.steps, self.needed, self.plan.sizes)
-        products = tuple(writer.values[len(self.values) :])
-        steps = Steps(
-            build.inputs, tuple(build.steps), result, given, self.traits.integer, products
-        )
+        build = self.writer.build
+        writer = replace(self.writer, build=build.copy(), values=list(self.writer.values))
+        steps = writer.steps(chosen)
         layouts = [build.known[number] for number in range(len(build.inputs))]
         itemsize, dense = self.traits.itemsize, self.traits.dense
         rates = rates_for(self.traits.device)

@@ -28,6 +28,8 @@ _PLAIN = frozenset({Tensor, Parameter})
 _transforms: Callable[[], bool] = torch._C._are_functorch_transforms_active  # noqa: SLF001
 _traces: Callable[[], object] = torch._C._get_tracing_state  # noqa: SLF001
 modes: Callable[[], int] = torch._C._len_torch_dispatch_stack  # noqa: SLF001
+# One that sees the functions that are called may change what they do.
+function_modes: Callable[[], int] = torch._C._len_torch_function_stack  # noqa: SLF001
 _early_modes: Callable[[], int] = torch._ops._len_torch_dispatch_stack_pre_dispatch  # noqa: SLF001
 
 
@@ -81,7 +83,7 @@ def ordinary(tensors: Sequence[Tensor]) -> bool:
 
 def unfollowed(tensors: Sequence[Tensor]) -> bool:
     """Whether, besides, nobody sees the single operations, so that any may run that are right."""
-    return not modes() and not _early_modes() and ordinary(tensors)
+    return not modes() and not function_modes() and not _early_modes() and ordinary(tensors)
 
 
 def input_names(declaration: Declaration, count: int) -> tuple[str, ...]:

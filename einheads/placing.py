@@ -8,13 +8,12 @@ run without it, or inside of a function of ours, have such steps. The file turns
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from .layout import contiguous
 from .sizes import Dims
-from .steps import Bmm, Permute, Place, Reshape, Step, Steps, sources
+from .steps import Bmm, Permute, Place, Reshape, Steps, renumbered, sources
 
 
 def placed(steps: Steps, sizes: Mapping[str, int]) -> Steps:
@@ -51,12 +50,12 @@ def placed(steps: Steps, sizes: Mapping[str, int]) -> Steps:
     made = Place(
         product.left, product.right, product.contract, last.dims, product.dims, tuple(folded)
     )
-    rest = [_moved(step, first + stop, stop - start) for step in steps.steps[stop + 1 :]]
     by = stop - start
 
     def number(value: int) -> int:
         return value if value <= first + start else max(first + start, value - by)
 
+    rest = [renumbered(step, number) for step in steps.steps[stop + 1 :]]
     return replace(
         steps,
         steps=(*steps.steps[:start], made, *rest),
@@ -97,14 +96,3 @@ def _writable(product: Dims, result: Dims, sizes: Mapping[str, int]) -> bool:
     _, rows, columns = product
     ends = [[name for name in dim if sizes[name] != 1][-1:] for dim in (rows, columns)]
     return [wanted.unit] in ends
-
-
-def _moved(step: Step, last: int, by: int) -> Step:
-    """A step that reads values whose numbers have become smaller."""
-    names: Sequence[str] = ("source", "left", "right", "bias")
-    changed: dict[str, Any] = {
-        name: value - by
-        for name in names
-        if (value := getattr(step, name, None)) is not None and value >= last
-    }
-    return replace(step, **changed)

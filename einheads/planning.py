@@ -79,13 +79,13 @@ def planned(
         if len(drafts) > 1:
             made = min(drafts, key=lambda entry: _cost(entry[1], layouts, sizes, traits))
     plan, found = made
-    freely, alone = unfollowed(bound, traits, free=free), None
-    if freely.turns and turns is not None and fits(plan, turns, freely):
-        alone = draft(bound, plan, layouts, freely, bias, chosen=turns)
+    turning, alone = unfollowed(bound, traits, free=free), None
+    if turning.turns and turns is not None and fits(plan, turns, turning):
+        alone = draft(bound, plan, layouts, turning, bias, chosen=turns)
     # What was measured to be the best without turns is not compared with them again; and a product
     # that copies nothing leaves them nothing to save.
-    elif freely.turns and ways is None and _saves(found.steps):
-        alone = draft_in_turns(bound, plan, layouts, freely, bias, less=found.price)
+    elif turning.turns and ways is None and _saves(found.steps):
+        alone = draft_in_turns(bound, plan, layouts, turning, bias, less=found.price)
     # Both are called alike, with the same sizes behind the tensors.
     if alone is None or alone.steps.given != found.steps.given:
         return Planned(plan, found.steps)

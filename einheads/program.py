@@ -46,7 +46,7 @@ class CacheInfo(NamedTuple):
     """The state of the cache.
 
     Attributes:
-        programs: compiled functions.
+        programs: functions, each for all sizes that it serves; compiled when they first run.
         signatures: exact shapes, strides and dtypes that lead to one of them by a single look-up.
         compilations: programs made since the cache was last cleared.
         max_programs: the bound of `programs`.
@@ -125,7 +125,7 @@ _SUSPICIOUS = 64
 
 
 class _Cache:
-    """Signatures to entries, coarse classes to programs, texts to compiled functions."""
+    """Signatures to entries, coarse classes to what is known of them, steps to programs."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -183,7 +183,8 @@ class _Cache:
         """Let every call look for its program again."""
         with self.lock:
             self.signatures.clear()
-            self.recent.clear()
+            # A new one: who still looks a call up remembers it in the old one, for nobody.
+            self.recent = Recent()
 
     def lowered(self, key: _Signature, make: Callable[[], Lowered]) -> Lowered:
         """What is known of a class of calls, made if it is a new one."""
@@ -205,7 +206,7 @@ class _Cache:
                 del self.classes[key]
 
     def program(self, title: str, names: tuple[str, ...], steps: Steps) -> Program:
-        """The program for some steps, compiled if it is a new one."""
+        """The program for some steps, a new one if there is none."""
         with self.lock:
             found = self.programs.get((title, names, steps))
             if found is not None:

@@ -9,9 +9,9 @@ by its dimensions in axis names; sizes are not part of the steps.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeGuard
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeGuard
 
 from .sizes import Dim, Dims
 
@@ -231,6 +231,21 @@ def sources(step: Step) -> tuple[int, ...]:
     if isinstance(step, (Multiply, Add, Matmul, Place)):
         return (step.left, step.right)
     return (step.source,)
+
+
+def renumbered(step: Step, number: Callable[[int], int]) -> Step:
+    """The same step, which reads values that have other numbers.
+
+    Example:
+        >>> renumbered(Multiply(0, 1, (("b",),)), lambda value: value + 3)
+        Multiply(left=3, right=4, dims=(('b',),), each=False)
+    """
+    changed: dict[str, Any] = {
+        name: number(value)
+        for name in ("source", "left", "right", "bias")
+        if (value := getattr(step, name, None)) is not None
+    }
+    return replace(step, **changed)
 
 
 def live(steps: Steps, results: Iterable[int]) -> set[int]:

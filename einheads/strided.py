@@ -3,13 +3,15 @@
 A view takes torch most of a microsecond, whatever it does. Where shapes and strides are the same as
 in an earlier call, some views in a row are one `as_strided`, and no size has to be read off a
 shape. The text takes shapes and strides as arguments, so that it is the same for all of them.
+Whether what should be a view was one in that call is for the caller to see.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from .source import Text
 from .steps import (
@@ -23,6 +25,8 @@ from .steps import (
     Steps,
     Strided,
     in_turns,
+    live,
+    renumbered,
     sources,
 )
 
@@ -34,11 +38,12 @@ class Exact:
     Attributes:
         steps: what is done.
         constants: what it takes behind the tensors, in order: the shape of a value of the original
-            steps, by its number, and its strides if they are wanted.
+            steps, by its number, and its strides too, if it is a view of another one, by the number
+            of that one.
     """
 
     steps: Steps
-    constants: tuple[tuple[int, bool], ...]
+    constants: tuple[tuple[int, int | None], ...]
 
 
 def exactly(steps: Steps) -> Exact | None:
@@ -57,16 +62,19 @@ def exactly(steps: Steps) -> Exact | None:
         return None
     count = len(steps.inputs)
     readers: dict[int, list[Step]] = {}
-    for step in steps.steps:
-        for source in sources(step):
+    wanted = live(steps, [steps.result])
+    for place, step in enumerate(steps.steps, start=count):
+        for source in sources(step) if place in wanted else ():
             readers.setdefault(source, []).append(step)
     number = {place: place for place in range(count)}
     # Of a view that is not made: what it is a view of, and how many views it stands for.
     pending: dict[int, tuple[int, int]] = {}
     made: list[Step] = []
-    constants: list[tuple[int, bool]] = []
+    constants: list[tuple[int, int | None]] = []
     saves = False
     for place, step in enumerate(steps.steps, start=count):
+        if place not in wanted:
+            continue
         if _is_view(step):
             root, before = pending.get(step.source, (step.source, 0))
             read_by = readers.get(place, [])
@@ -75,15 +83,15 @@ def exactly(steps: Steps) -> Exact | None:
                 continue
             if before or not isinstance(step, Permute):
                 saves |= before > 0 or _reads_sizes(step, steps)
-                constants.append((place, True))
+                constants.append((place, root))
                 made.append(Strided(number[root], step.dims))
             else:
                 made.append(replace(step, source=number[root]))
         else:
             if isinstance(step, Reshape) and step.dims != steps.dims(step.source):
-                constants.append((place, False))
+                constants.append((place, None))
                 saves = True
-            made.append(_renumbered(step, number))
+            made.append(renumbered(step, number.__getitem__))
         number[place] = count + len(made) - 1
     if not saves:
         return None
@@ -100,15 +108,6 @@ def _reads_sizes(step: Step, steps: Steps) -> bool:
     if not isinstance(step, Reshape):
         return isinstance(step, Expand)
     return sum(map(bool, step.dims)) > sum(map(bool, steps.dims(step.source)))
-
-
-def _renumbered(step: Step, number: Mapping[int, int]) -> Step:
-    values: dict[str, Any] = {
-        name: number[getattr(step, name)]
-        for name in ("source", "left", "right", "bias")
-        if getattr(step, name, None) is not None
-    }
-    return replace(step, **values)
 
 
 def write_exactly(exact: Exact, names: Sequence[str], *, title: str) -> str:
@@ -129,19 +128,16 @@ def write_exactly(exact: Exact, names: Sequence[str], *, title: str) -> str:
         names: a name for each input.
         title: the first line of the docstring, one line.
     """
-    return _ExactText(exact.steps, tuple(names), {}, None).write(title, "contract")
+    return _ExactText(exact, tuple(names)).write(title, "contract")
 
 
 class _ExactText(Text):
     """The text of a function that takes shapes and strides behind its tensors."""
 
-    constants: tuple[str, ...] = ()
-
-    def constant(self, wish: str, place: int) -> str:
-        """One more argument."""
-        name = self.free(f"{wish}{place}")
-        self.constants = (*self.constants, name)
-        return name
+    def __init__(self, exact: Exact, names: tuple[str, ...]) -> None:
+        super().__init__(exact.steps, names, {}, None)
+        self.constants: list[str] = []
+        self.numbers = itertools.count(1)
 
     def parameters(self) -> list[str]:
         """What the function takes."""
@@ -149,12 +145,14 @@ class _ExactText(Text):
 
     def spell(self, step: Step, pending: str | None, variable: Mapping[int, str]) -> str:
         """The expression for a step, in which no size is read."""
-        if isinstance(step, (Strided, Reshape)):
+        if isinstance(step, Strided) or (
+            isinstance(step, Reshape) and step.dims != self.steps.dims(step.source)
+        ):
             value = variable[step.source] if pending is None else pending
-            place = sum("size" in name for name in self.constants) + 1
-            if isinstance(step, Strided):
-                size, stride = self.constant("size", place), self.constant("stride", place)
-                return f"{value}.as_strided({size}, {stride})"
-            if step.dims != self.steps.dims(step.source):
-                return f"{value}.reshape({self.constant('size', place)})"
+            place = next(self.numbers)
+            wishes = ("size", "stride") if isinstance(step, Strided) else ("size",)
+            names = [self.free(f"{wish}{place}") for wish in wishes]
+            self.constants += names
+            method = "as_strided" if isinstance(step, Strided) else "reshape"
+            return f"{value}.{method}({', '.join(names)})"
         return super().spell(step, pending, variable)

@@ -27,6 +27,9 @@ _MOST_TURNS = 63
 # product.
 _SMALL = 4
 
+# So many ways in turns are written down and priced exactly: with a bias, the second may be cheaper.
+_TRIED = 2
+
 # Ways that are priced so many times higher than the cheapest one are not worth writing down.
 SLACK = 1.25
 
@@ -76,14 +79,14 @@ def in_turns(
 ) -> list[Way]:
     """The ways that make one product after the other and cost less than this, cheapest first.
 
-    Only the first two of them are given.
+    Only those are given that are worth writing down.
     """
     search = _Search(step, (left, right), sizes, traits, output, False, 1.0, 1.0)
     search.limit = less
     for looped, own, foreign in search.splits():
         search.stacks(step.batch + looped, own, foreign)
     search.sums()
-    return [way for _, way in sorted(search.ways, key=lambda entry: entry[0])[:2]]
+    return [way for _, way in sorted(search.ways, key=lambda entry: entry[0])[:_TRIED]]
 
 
 @dataclass(eq=False)

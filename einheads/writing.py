@@ -14,7 +14,7 @@ from .build import Builder
 from .candidates import Candidate, Elementwise, Traits, Way, readable
 from .plan import Plan
 from .sizes import Dim, Dims
-from .steps import Add, Bmm, Linear, Matmul, Multiply, Reshape, Sum, flat
+from .steps import Add, Bmm, Linear, Matmul, Multiply, Reshape, Steps, Sum, flat, untold
 
 
 @dataclass
@@ -24,6 +24,7 @@ class Writer:
     Attributes:
         plan: the contractions.
         output: the dimensions of the result; None if it may have any.
+        needed: the axes whose size no shape tells.
         traits: device, dtype and autocast.
         bias: axes of a bias, the last input, if there is one.
         build: what is written so far.
@@ -32,13 +33,23 @@ class Writer:
 
     plan: Plan
     output: Dims | None
+    needed: tuple[str, ...]
     traits: Traits
     bias: Dim | None
     build: Builder
     values: list[int]
 
+    def steps(self, chosen: Sequence[Way]) -> Steps:
+        """The steps of these ways, one for each contraction; may be asked for once."""
+        first = len(self.values)
+        result = self.write(chosen)
+        build = self.build
+        given = untold(build.inputs, build.steps, self.needed, self.plan.sizes)
+        products = tuple(self.values[first:])
+        return Steps(build.inputs, tuple(build.steps), result, given, self.traits.integer, products)
+
     def write(self, chosen: Sequence[Way]) -> int:
-        """Write them down, one for each contraction; gives the number of the result."""
+        """Write them down; gives the number of the result."""
         values = self.values
         bias = len(self.build.inputs) - 1 if self.bias is not None else None
         for place, (step, way) in enumerate(zip(self.plan.contractions, chosen, strict=True)):

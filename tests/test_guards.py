@@ -1,9 +1,11 @@
 """Guards: what they see, what has to be asked besides, and that calls found by them are right."""
 
 import gc
+import threading
+import time
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import einheads
@@ -374,6 +377,83 @@ class TestCalls:
                 messages.append(str(caught.value))
             warm(x, weight)
         assert messages[: len(wrong)] == messages[len(wrong) :]
+
+    @pytest.mark.parametrize("kind", ["mkldnn", "sparse", "uint16", "float8"])
+    def test_kinds_without_arithmetic(self, kind: str) -> None:
+        """What torch cannot multiply is refused in our words, the first time and ever after."""
+        make: Callable[[Tensor], Tensor] = {
+            "mkldnn": lambda x: x.to_mkldnn(),
+            "sparse": lambda x: x.to_sparse(),
+            "uint16": lambda x: x.to(torch.uint16),
+            "float8": lambda x: x.to(torch.float8_e5m2),
+        }[kind]
+        x, weight = operands()
+        warm(x, weight)
+        warm(torch.tensor(1.0).expand(5, 3, 7), weight)
+        tensors = make(x.abs()), make(weight.abs()) if kind in ("uint16", "float8") else weight
+        for _ in range(4):
+            with pytest.raises(TypeError, match=r"write: \.to"):
+                einheads.einsum(PATTERN, *tensors)
+
+    def test_modes_of_functions(self, looked_up: list[int]) -> None:
+        """Who changes what functions do is asked at every call, and nothing of it stays."""
+
+        class Turned(TorchFunctionMode):
+            def __torch_function__(
+                self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+            ) -> Any:
+                if function is torch.bmm:
+                    return torch.bmm(args[1].mT, args[0].mT).mT
+                return function(*args, **(kwargs or {}))
+
+        x, weight = torch.randn(17, 8, 31), torch.randn(8, 37, 31)
+        for inside in (False, True, True, True, False, False):
+            with Turned() if inside else nullcontext():
+                right(einheads.einsum(PATTERN, x, weight), PATTERN, x, weight)
+        assert len(looked_up) == 5  # the last one alone is guarded
+
+    def test_a_tensor_twice(self, looked_up: list[int]) -> None:
+        """Torch's guard knows none that stands twice; it is looked up, and nothing piles up."""
+        x = torch.randn(5, 3, 7)
+        for _ in range(4):
+            result = einheads.einsum("b h i, c h i -> b c h", x, x)
+            right(result, "b h i, c h i -> b c h", x, x)
+        assert len(looked_up) == 4
+        assert not call.cache.recent.calls
+        for _ in range(3):
+            other = torch.randn(5, 3, 7)
+            right(
+                einheads.einsum("b h i, c h i -> b c h", x, other),
+                "b h i, c h i -> b c h",
+                x,
+                other,
+            )
+        assert len(looked_up) == 5
+
+    def test_threads(self) -> None:
+        """Calls are right while others empty the cache."""
+        wrong: list[object] = []
+        stop = threading.Event()
+
+        def calls(seed: int) -> None:
+            generator = torch.Generator().manual_seed(seed)
+            x = torch.randn(2 + seed, 3, 7, generator=generator)
+            weight = torch.randn(3, 11, 7, generator=generator)
+            expected = torch.einsum("bhi,hoi->boh", x, weight)
+            while not stop.is_set():
+                if not torch.allclose(einheads.einsum(PATTERN, x, weight), expected, atol=1e-4):
+                    wrong.append(seed)
+
+        threads = [threading.Thread(target=calls, args=(seed,)) for seed in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(100):
+            einheads.cache_clear()
+            time.sleep(0.005)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert not wrong
 
     def test_forgotten_with_the_cache(self, looked_up: list[int]) -> None:
         """Nothing is found by a guard after the cache was cleared."""

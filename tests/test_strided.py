@@ -170,6 +170,68 @@ class TestValues:
         assert inspect.signature(run).parameters["size2"].default == (5, 7, 8, 67)
 
 
+def odd(shape: Sequence[int], draw: random.Random) -> Tensor:
+    """A tensor whose strides tell little of an order: repeated, tied, or those of single rows."""
+    strides = [
+        draw.choice((0, 1, 1, 2, 3, 7)) if size > 1 else draw.randint(0, 9) for size in shape
+    ]
+    reach = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    return torch.randn(max(reach, 1), dtype=torch.float64).as_strided(shape, strides)
+
+
+class TestStrangeStrides:
+    """Torch may lay a product out otherwise than foreseen, so that what should be a view copies."""
+
+    @pytest.mark.parametrize("seed", range(8))
+    def test_elementwise(self, seed: int) -> None:
+        """Products of axes of size one, repeated ones, and equal strides."""
+        draw = random.Random(seed)
+        names = list("abcde")
+        for _ in range(60):
+            sizes = {name: draw.choice((1, 1, 2, 3, 5)) for name in names}
+            terms = [draw.sample(names, draw.randint(1, 3)) for _ in range(2)]
+            axes = list(dict.fromkeys(name for term in terms for name in term))
+            draw.shuffle(axes)
+            fold = (
+                f"({' '.join(axes)})"
+                if draw.random() < 0.5
+                else f"{axes[0]} ({' '.join(axes[1:])})"
+            )
+            output = fold.replace(" ()", "")
+            pattern = f"{', '.join(map(' '.join, terms))} -> {output}"
+            tensors = [odd([sizes[name] for name in term], draw) for term in terms]
+            case = Case(pattern, pattern, tuple(one.shape for one in tensors), {})
+            for _ in range(3):
+                case.check(einheads.einsum(pattern, *tensors), tensors)
+
+    def test_with_a_bias(self) -> None:
+        """A bias may turn a sum into another order of memory."""
+        layer = einheads.Einsum("a b, b c -> (c a b)", a=3, b=1, c=2, bias="a").requires_grad_(
+            False
+        )
+        torch.nn.init.normal_(layer.bias)
+        x = torch.randn(3, 1)
+        first = layer(x)
+        for _ in range(3):
+            torch.testing.assert_close(layer(x), first, rtol=0, atol=0)
+
+    @pytest.mark.parametrize(
+        ("pattern", "tensors"),
+        [
+            ("b c d, d -> (d b c)", (torch.randn(1, 4).T[:, None].expand(4, 3, 1), torch.ones(1))),
+            (
+                "b t k, b t k -> (b t k)",
+                (torch.randn(7).unfold(0, 3, 1).expand(4, 5, 3), torch.randn(4, 3, 5).mT),
+            ),
+        ],
+    )
+    def test_windows(self, pattern: str, tensors: tuple[Tensor, Tensor]) -> None:
+        """Tensors that lie over themselves."""
+        first = einheads.einsum(pattern, *tensors)
+        for _ in range(3):
+            torch.testing.assert_close(einheads.einsum(pattern, *tensors), first, rtol=0, atol=0)
+
+
 class TestCalls:
     """When they run: again and again, on small plain tensors, without gradients."""
 
@@ -198,6 +260,31 @@ class TestCalls:
         assert [by_strides(HEADS) for _ in cache.recent.calls] == [False, False]
         run = cache.recent.calls[HEADS, (), False][0][2]
         assert "as_strided" in inspect.getsource(run)
+
+    def test_grad_modes_share_nothing(self) -> None:
+        """What was found without gradients does not run where they are wanted."""
+        for pattern, x, w in (
+            (HEADS, torch.randn(3, 5, 2, 7), torch.randn(2, 11, 7)),
+            ("b t h d, b s h d -> b h t s", torch.randn(5, 1, 7, 61), torch.randn(5, 307, 7, 61)),
+        ):
+            x.requires_grad_()
+            with torch.no_grad():
+                for _ in range(3):
+                    einheads.einsum(pattern, x, w)
+            for _ in range(3):
+                einheads.einsum(pattern, x.detach(), w)
+            result = einheads.einsum(pattern, x, w)
+            assert "AsStrided" not in type(result.grad_fn).__name__
+            result.sum().backward()
+            assert x.grad is not None
+
+    def test_large_copies_are_not_made_for_it(self) -> None:
+        """Nor is what only copies, if it copies much."""
+        pattern = "(a b) c d -> d (c b) a"
+        for rows, wanted in ((24, True), (24_000, False)):
+            for _ in range(3):
+                einheads.einsum(pattern, torch.randn(rows, 5, 11), a=4)
+            assert by_strides(pattern) == wanted
 
     def test_large_products_are_not_run_for_it(self) -> None:
         """What takes long is not run once more, to save what nobody would notice."""
