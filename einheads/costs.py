@@ -149,10 +149,11 @@ class Costs(Walks):
     def multiply_in_turns(self, count: int, order: Dim, left: Layout, right: Layout) -> float:
         """So many elementwise products, added up into a result that lies in this order.
 
-        Each turn takes a view of either operand, and reads and writes the result.
+        Each turn takes a view of either operand, and reads and writes the result; as in `turns`,
+        threads have less to share.
         """
         rates = self.rates
-        calls = rates.view + count * (rates.multiply_call + 2 * rates.view)
+        calls = rates.view + count * (rates.multiply_call + 3 * rates.view)
         return calls + count * self.multiply(order, left, right)
 
     def least_elementwise(self, *, summed: bool) -> float:
