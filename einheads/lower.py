@@ -81,7 +81,7 @@ def draft_in_turns(
     *,
     less: float,
 ) -> Draft | None:
-    """The same where stacks may be multiplied one after the other, if that is what costs less."""
+    """What makes one product after the other, for two operands, if that costs less than this."""
     return _start(bound, plan, layouts, traits, bias, free=False).in_turns(less)
 
 
