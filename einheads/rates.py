@@ -256,11 +256,11 @@ CPU_VARIABLE = "EINHEADS_CPU"
 
 # Of several prices the lowest one is the likeliest to be wrong. What is not below this part of the
 # price of torch's own lowering is no better than that, as far as anybody can tell. With AVX-512,
-# prices are right to a tenth and stand for themselves, but for ties: of 23 pairs within a hundredth,
-# torch's own was 1% faster in the mean, a fifth at best, and 7% slower at worst (18% with two
-# threads). With AVX2 the bare rule makes those of 1,607 lessons in which torch's own is faster by a
-# twentieth a third fewer, 123 for 179, and costs nothing in the mean. Those of CUDA were never held
-# against a clock.
+# prices are right to a tenth and stand for themselves, but for ties: of 23 pairs within a
+# hundredth, torch's own was 1% faster in the mean, a fifth at best, and 7% slower at worst (18%
+# with two threads). With AVX2 the bare rule makes those of 1,607 lessons in which torch's own is
+# faster by a twentieth a third fewer, 123 for 179, and costs nothing in the mean. Those of CUDA
+# were never held against a clock.
 _SURE = {"avx512": 0.99, "avx2": 0.9}
 _SURE_ELSEWHERE = 0.8
 
