@@ -54,35 +54,8 @@ def lower(
             read by another program of ours; then it has no bias.
         chosen: a way for each contraction, if somebody has measured which are the best.
     """
-    return draft(bound, plan, layouts, traits, bias, free=free, chosen=chosen).steps
-
-
-def draft(
-    bound: Bound,
-    plan: Plan,
-    layouts: Sequence[Layout] | None = None,
-    traits: Traits | None = None,
-    bias: Dim | None = None,
-    *,
-    free: bool = False,
-    chosen: Sequence[Way] | None = None,
-) -> Draft:
-    """What `lower` chooses, with its price."""
-    start = _start(bound, plan, layouts, traits, bias, free=free)
-    return start.lower() if chosen is None else start.written(chosen)
-
-
-def draft_in_turns(
-    bound: Bound,
-    plan: Plan,
-    layouts: Sequence[Layout],
-    traits: Traits,
-    bias: Dim | None,
-    *,
-    less: float,
-) -> Draft | None:
-    """What makes one product after the other, for two operands, if that costs less than this."""
-    return _start(bound, plan, layouts, traits, bias, free=False).in_turns(less)
+    start = begin(bound, plan, layouts, traits, bias, free=free)
+    return (start.best() if chosen is None else start.written(chosen)).steps
 
 
 def drafts(
@@ -98,14 +71,15 @@ def drafts(
 
     `lower` takes the first one; a tuner or a test wants them all.
     """
-    start = _start(bound, plan, layouts, traits, bias, free=free)
+    start = begin(bound, plan, layouts, traits, bias, free=free)
+    traits, output = start.writer.traits, start.writer.output
     if len(plan.contractions) == 1:
         (step,) = plan.contractions
         left, right = start.layouts[step.left], start.layouts[step.right]
-        alone = ways(step, left, right, plan.sizes, start.traits, start.writer.output, every=True)
+        alone = ways(step, left, right, plan.sizes, traits, output, every=True)
         every: list[tuple[Way, ...]] = [(way,) for _, way in alone]
     else:
-        found = schedules(plan, start.layouts, start.traits, start.writer.output, width=_WIDE)
+        found = schedules(plan, start.layouts, traits, output, width=_WIDE)
         every = [chosen for _, chosen in found]
     written: dict[Steps, Draft] = {}
     for chosen in every:
@@ -129,24 +103,23 @@ class Draft:
     ways: tuple[Way, ...]
 
 
-def _start(
+def begin(
     bound: Bound,
     plan: Plan,
-    layouts: Sequence[Layout] | None,
-    traits: Traits | None,
-    bias: Dim | None,
+    layouts: Sequence[Layout] | None = None,
+    traits: Traits | None = None,
+    bias: Dim | None = None,
     *,
-    free: bool,
-) -> _Lowering:
+    free: bool = False,
+) -> Lowering:
+    """Prepare the operands; all lowerings of a plan begin like this. The arguments of `lower`."""
     dims = bound.operands if bias is None else (*bound.operands, tuple((name,) for name in bias))
     if layouts is None:
         layouts = [in_order(one, plan.sizes) for one in dims]
     build = Builder(dims, plan.sizes, known=dict(enumerate(layouts)))
     values = [build.prepare(number, lonely) for number, lonely in enumerate(plan.lonely)]
     output = None if free else bound.output
-    traits = traits or Traits()
-    writer = Writer(plan, output, bound.needed, traits, bias, build, values)
-    return _Lowering(plan, traits, writer)
+    return Lowering(Writer(plan, output, bound.needed, traits or Traits(), bias, build, values))
 
 
 # How many of the likeliest choices are written down and priced exactly at most: without a bias, and
@@ -157,19 +130,27 @@ _WIDE = 32
 
 
 @dataclass(frozen=True)
-class _Lowering:
-    """What the lowering starts from: a plan, and a writer with the operands prepared for it."""
+class Lowering:
+    """What all lowerings of a plan begin with.
 
-    plan: Plan
-    traits: Traits
+    Attributes:
+        writer: with the operands prepared, and nothing else written.
+    """
+
     writer: Writer
+
+    @property
+    def plan(self) -> Plan:
+        """The contractions."""
+        return self.writer.plan
 
     @property
     def layouts(self) -> list[Layout]:
         """How the prepared operands lie in memory."""
         return [self.writer.build.known[value] for value in self.writer.values]
 
-    def lower(self) -> Draft:
+    def best(self) -> Draft:
+        """The cheapest lowering that the search finds."""
         # Without a bias, the last contraction comes to what it is said to.
         count = len(self.plan.contractions)
         slack, most = 1.0, min(1 + count, _WRITTEN)
@@ -179,7 +160,7 @@ class _Lowering:
         every = schedules(
             self.plan,
             self.layouts,
-            self.traits,
+            self.writer.traits,
             self.writer.output,
             slack=slack,
             # What `torch.einsum` does is known of two operands alone.
@@ -195,11 +176,11 @@ class _Lowering:
         return best
 
     def in_turns(self, less: float) -> Draft | None:
+        """What makes one product after the other, for two operands, if it costs less than this."""
         (step,) = self.plan.contractions
         left, right = self.layouts
-        every = in_turns(
-            step, left, right, self.plan.sizes, self.traits, self.writer.output, less=less
-        )
+        sizes, traits, output = self.plan.sizes, self.writer.traits, self.writer.output
+        every = in_turns(step, left, right, sizes, traits, output, less=less)
         drafts = [self.written([way]) for way in every]
         best = min(drafts, key=lambda draft: draft.price, default=None)
         return best if best is not None and best.price < less else None
@@ -210,7 +191,7 @@ class _Lowering:
         writer = replace(self.writer, build=build.copy(), values=list(self.writer.values))
         steps = writer.steps(chosen)
         layouts = [build.known[number] for number in range(len(build.inputs))]
-        itemsize, dense = self.traits.itemsize, self.traits.dense
-        rates = rates_for(self.traits.device)
-        cost = price(steps, layouts, self.plan.sizes, itemsize, rates, dense=dense)
+        traits = writer.traits
+        rates = rates_for(traits.device)
+        cost = price(steps, layouts, self.plan.sizes, traits.itemsize, rates, dense=traits.dense)
         return Draft(steps, cost, tuple(chosen))

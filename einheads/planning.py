@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from .candidates import Traits
 from .choices import Choice, fits
 from .layout import Layout
-from .lower import Draft, draft, draft_in_turns
+from .lower import Draft, begin
 from .plan import Plan, plans
 from .sizes import Bound, Dim
 from .steps import Bmm, Linear, Matmul, Steps
@@ -27,7 +27,7 @@ class Planned:
         plan: the order.
         steps: the operations.
         alone: what is done instead where nobody follows the single operations, if that is cheaper:
-            stacks that no stride covers are multiplied one after the other, into one result.
+            products that are made one after the other, into one result.
     """
 
     plan: Plan
@@ -67,33 +67,33 @@ def planned(
         choice: what somebody has measured: ways for each contraction of one of the orders; those
             that compute something else are left aside.
     """
-    orders = plans(bound, sizes)
+    starts = [begin(bound, one, layouts, traits, bias, free=free) for one in plans(bound, sizes)]
+    start = starts[0]
     ways, turns = (None, None) if choice is None else (choice.ways, choice.turns)
-    for one in orders if ways is not None else ():
-        if fits(one, ways or (), traits):
-            made = one, draft(bound, one, layouts, traits, bias, free=free, chosen=ways)
-            break
+    fitting = [one for one in starts if ways is not None and fits(one.plan, ways, traits)]
+    if fitting and ways is not None:
+        start = fitting[0]
+        found = start.written(ways)
+    elif len(starts) == 1:
+        found = start.best()
     else:
-        drafts = [(one, draft(bound, one, layouts, traits, bias, free=free)) for one in orders]
-        made = drafts[0]
-        if len(drafts) > 1:
-            made = min(drafts, key=lambda entry: _cost(entry[1], layouts, sizes, traits))
-    plan, found = made
+        every = [(one, one.best()) for one in starts]
+        start, found = min(every, key=lambda entry: _cost(entry[1], layouts, sizes, traits))
     turning, alone = unfollowed(bound, traits, free=free), None
-    if turning.turns and turns is not None and fits(plan, turns, turning):
-        alone = draft(bound, plan, layouts, turning, bias, chosen=turns)
+    if turning.turns and turns is not None and fits(start.plan, turns, turning):
+        alone = start.written(turns)
     # What was measured to be the best without turns is not compared with them again; and a product
     # that copies nothing leaves them nothing to save.
     elif turning.turns and ways is None and _saves(found.steps):
-        alone = draft_in_turns(bound, plan, layouts, turning, bias, less=found.price)
+        alone = start.in_turns(found.price)
     # Both are called alike, with the same sizes behind the tensors.
     if alone is None or alone.steps.given != found.steps.given:
-        return Planned(plan, found.steps)
-    return Planned(plan, found.steps, alone.steps)
+        return Planned(start.plan, found.steps)
+    return Planned(start.plan, found.steps, alone.steps)
 
 
 def unfollowed(bound: Bound, traits: Traits, *, free: bool) -> Traits:
-    """The traits where nobody follows the single operations: stacks may be multiplied in turns.
+    """The traits where nobody follows the single operations: products may be made in turns.
 
     Calls have to be cheap; and there must be no inner value, which would lie differently then.
     """

@@ -16,8 +16,6 @@ from .steps import (
     VIEWS,
     Add,
     Bmm,
-    Diagonal,
-    Expand,
     Linear,
     Multiply,
     Permute,
@@ -30,6 +28,7 @@ from .steps import (
     elements,
     flat,
     in_turns,
+    is_view,
 )
 
 
@@ -149,9 +148,7 @@ class _Program:
 
     def made(self, step: Step) -> Layout:
         """The layout of what a step makes."""
-        if isinstance(step, (Permute, Expand, Diagonal)) or (
-            isinstance(step, Reshape) and not step.copies
-        ):
+        if is_view(step):
             return self.layouts[step.source]
         if isinstance(step, (Multiply, Add)):
             return combined(

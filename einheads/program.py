@@ -102,8 +102,8 @@ class Lowered:
         program: what runs.
         plan: the contractions that it makes, in order.
         unwatched: what runs where nobody follows the single operations: products are written
-            straight into the result then, on CUDA in another order, on a CPU one stack after the
-            other. Mostly it is the same program.
+            straight into the result then, on CUDA in another order, on a CPU one after the other.
+            Mostly it is the same program.
         planned: whether a planned backward pays, by the tensors that need gradients; filled in by
             whoever finds out.
     """

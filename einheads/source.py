@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from .reading import Sizes
 from .sizes import Dims
 from .steps import (
-    VIEWS,
     Add,
     Bmm,
     Diagonal,
@@ -31,6 +30,7 @@ from .steps import (
     Sum,
     flat,
     in_turns,
+    is_view,
     live,
     sources,
 )
@@ -102,13 +102,12 @@ class Text(Sizes):
         # What products have made, by name, and the place of the last step that reads it.
         self.until: dict[str, int] = {}
         # The last step that takes memory of its own: before it, that of others may be let go.
-        count, copies = len(names), steps.copies
+        count = len(names)
         self.allocates = max(
             (
                 place
                 for place, step in enumerate(steps.steps)
-                if count + place in self.live
-                and (count + place in copies or not isinstance(step, VIEWS))
+                if count + place in self.live and not is_view(step)
             ),
             default=0,
         )

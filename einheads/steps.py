@@ -164,6 +164,16 @@ Step = Diagonal | Sum | Permute | Reshape | Expand | Strided | Multiply | Add | 
 VIEWS = (Diagonal, Expand, Permute, Reshape, Strided)
 
 
+def is_view(step: Step) -> TypeGuard[Diagonal | Permute | Reshape | Expand | Strided]:
+    """Whether a step takes no memory.
+
+    Example:
+        >>> is_view(Reshape(0, False, ())), is_view(Reshape(0, True, ()))
+        (True, False)
+    """
+    return isinstance(step, VIEWS) and not (isinstance(step, Reshape) and step.copies)
+
+
 @dataclass(frozen=True, slots=True)
 class Steps:
     """A whole program as data.
@@ -269,10 +279,7 @@ def kept(steps: Steps) -> tuple[int, ...]:
             continue
         for value in (step.left, step.right):
             root = value
-            while root >= first and root not in steps.copies:
-                made = steps.steps[root - first]
-                if not isinstance(made, VIEWS):
-                    break
+            while root >= first and is_view(made := steps.steps[root - first]):
                 root = made.source
             if root >= first:
                 found.add(root)

@@ -11,12 +11,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeGuard
 
 from .source import Text
 from .steps import (
-    VIEWS,
-    Diagonal,
     Expand,
     Permute,
     Place,
@@ -25,6 +22,7 @@ from .steps import (
     Steps,
     Strided,
     in_turns,
+    is_view,
     live,
     renumbered,
     sources,
@@ -75,10 +73,10 @@ def exactly(steps: Steps) -> Exact | None:
     for place, step in enumerate(steps.steps, start=count):
         if place not in wanted:
             continue
-        if _is_view(step):
+        if is_view(step):
             root, before = pending.get(step.source, (step.source, 0))
             read_by = readers.get(place, [])
-            if place != steps.result and len(read_by) == 1 and _is_view(read_by[0]):
+            if place != steps.result and len(read_by) == 1 and is_view(read_by[0]):
                 pending[place] = root, before + 1
                 continue
             if before or not isinstance(step, Permute):
@@ -97,10 +95,6 @@ def exactly(steps: Steps) -> Exact | None:
         return None
     found = Steps(steps.inputs, tuple(made), number[steps.result], integer=steps.integer)
     return Exact(found, tuple(constants))
-
-
-def _is_view(step: Step) -> TypeGuard[Diagonal | Permute | Reshape | Expand | Strided]:
-    return isinstance(step, VIEWS) and not (isinstance(step, Reshape) and step.copies)
 
 
 def _reads_sizes(step: Step, steps: Steps) -> bool:

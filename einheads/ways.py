@@ -83,9 +83,7 @@ def in_turns(
     """
     search = _Search(step, (left, right), sizes, traits, output, False, 1.0, 1.0)
     search.limit = less
-    for looped, own, foreign in search.splits():
-        search.stacks(step.batch + looped, own, foreign)
-    search.sums()
+    search.turns()
     return [way for _, way in sorted(search.ways, key=lambda entry: entry[0])[:_TRIED]]
 
 
@@ -117,8 +115,8 @@ class _Search(Forms):
             self.products()
         if only or not (self.traits.autocast or self.traits.narrow):
             self.elementwise()
-        if self.traits.turns:
-            self.sums()
+        if self.traits.turns and not only:
+            self.turns()
         self.ways.sort(key=lambda entry: entry[0])
         least, views = self.ways[0][0], 2 * self.costs.rates.view
         # That one makes a view or a copy less is never in doubt.
@@ -195,30 +193,6 @@ class _Search(Forms):
             lies = contiguous((names,), self.sizes)
             yield (side == 0, side == 1), price, *((left, lies) if side else (lies, right))
 
-    def sums(self) -> None:
-        """The way that adds products up one after the other, instead of all at once."""
-        step = self.step
-        # Narrow numbers would be rounded at every turn, where a sum is made in wider ones.
-        if len(step.contract) != 1 or self.traits.narrow or self.traits.integer:
-            return
-        count = self.costs.count(step.contract)
-        if not 1 < count <= _MOST_TURNS:
-            return
-        # In the order in which the larger operand lies; it is read once, in long runs.
-        large, small = sorted(self.layouts, key=lambda one: -self.costs.count(one.order))
-        rest = dict.fromkeys((*large.order, *small.order, *step.result))
-        order = (*step.contract, *(name for name in rest if name not in step.contract))
-        for copies, ready, one, other in self.packed(order):
-            way = Elementwise(order, step.contract, each=True, copies=copies)
-            lies = combined(way.result, one, other, self.sizes)
-            inner = lies.order[-1] if lies.order else None
-            if any(inner in layout.order and inner != layout.unit for layout in (one, other)):
-                continue  # a line of memory would be read at every turn, for one number of it
-            price = ready + self.costs.multiply_in_turns(count, lies.order, one, other)
-            if not self.hopeless(price):
-                price += self.reader(lies, flat(way.result))
-                self.add(price, way, free=True not in copies)
-
     # Matrix products
 
     def splits(self) -> Iterator[tuple[Dim, Dim, Dim]]:
@@ -244,8 +218,6 @@ class _Search(Forms):
         """
         for looped, own, foreign in self.splits():
             self.split(looped, own, foreign)
-            if self.traits.turns:
-                self.stacks(self.step.batch + looped, own, foreign)
 
     def futile(self, side: int, looped: Dim, fold: Dim) -> bool:
         """Whether to loop over these axes of an operand saves nothing.
@@ -320,6 +292,14 @@ class _Search(Forms):
                             torchs = plain and swapped == self.turned and not looped
                             self.add(price, way, free=one.free and other.free, own=torchs)
 
+    # Products in turns
+
+    def turns(self) -> None:
+        """The ways that make one product after the other, into one result."""
+        for looped, own, foreign in self.splits():
+            self.stacks(self.step.batch + looped, own, foreign)
+        self.sums()
+
     def stacks(self, batch: Dim, own: Dim, foreign: Dim) -> None:
         """The ways that multiply one stack after the other, since that copies neither operand.
 
@@ -377,3 +357,27 @@ class _Search(Forms):
                     self.add(
                         price + self.result((way.batch, way.rows, way.columns)) + 0.5 * one, way
                     )
+
+    def sums(self) -> None:
+        """The way that adds products up one after the other, instead of all at once."""
+        step = self.step
+        # Narrow numbers would be rounded at every turn, where a sum is made in wider ones.
+        if len(step.contract) != 1 or self.traits.narrow or self.traits.integer:
+            return
+        count = self.costs.count(step.contract)
+        if not 1 < count <= _MOST_TURNS:
+            return
+        # In the order in which the larger operand lies; it is read once, in long runs.
+        large, small = sorted(self.layouts, key=lambda one: -self.costs.count(one.order))
+        rest = dict.fromkeys((*large.order, *small.order, *step.result))
+        order = (*step.contract, *(name for name in rest if name not in step.contract))
+        for copies, ready, one, other in self.packed(order):
+            way = Elementwise(order, step.contract, each=True, copies=copies)
+            lies = combined(way.result, one, other, self.sizes)
+            inner = lies.order[-1] if lies.order else None
+            if any(inner in layout.order and inner != layout.unit for layout in (one, other)):
+                continue  # a line of memory would be read at every turn, for one number of it
+            price = ready + self.costs.multiply_in_turns(count, lies.order, one, other)
+            if not self.hopeless(price):
+                price += self.reader(lies, flat(way.result))
+                self.add(price, way, free=True not in copies)

@@ -135,13 +135,13 @@ class Counter:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
-        original: Any = lowering._Lowering.written
+        original: Any = lowering.Lowering.written
 
         def written(own: Any, chosen: Any) -> Any:
             self.count += 1
             return original(own, chosen)
 
-        monkeypatch.setattr(lowering._Lowering, "written", written)
+        monkeypatch.setattr(lowering.Lowering, "written", written)
 
 
 def test_few_lowerings_are_written_down(monkeypatch: pytest.MonkeyPatch) -> None:

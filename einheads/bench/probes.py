@@ -25,7 +25,7 @@ from einheads.functional import einsum
 from einheads.gradients import held
 from einheads.operands import Declaration
 from einheads.program import cache, prepare, program_for
-from einheads.steps import VIEWS, Linear, Steps, elements
+from einheads.steps import Linear, Steps, elements, is_view
 from einheads.stopwatch import Racer, Watch, race
 from einheads.training import Schedule
 
@@ -163,13 +163,9 @@ def memory(case: Case, watch: Watch, dtype: torch.dtype = torch.float32) -> Row:
     peak = peak_bytes(lambda: einsum(case.pattern, *operands), watch)
     output = math.prod(case.sizes[axis] for axis in case.terms[-1]) * dtype.itemsize
     copied = _bytes(steps, steps.copies, case, dtype)
-    # Views hold nothing; a reshape is one, unless it copies.
+    # Views hold nothing.
     first = len(steps.inputs)
-    made = [
-        number
-        for number, step in enumerate(steps.steps, first)
-        if not isinstance(step, VIEWS) or number in steps.copies
-    ]
+    made = [number for number, step in enumerate(steps.steps, first) if not is_view(step)]
     numbers = {
         "peak, kB": peak / 1e3,
         "output, kB": output / 1e3,
