@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .costs import near
-from .layout import Layout, combined, contiguous
+from .layout import Layout, combined, contiguous, near
 from .sizes import Dim, Dims
 
 
@@ -122,7 +121,7 @@ def made(way: Way, left: Layout, right: Layout, sizes: Mapping[str, int]) -> Lay
     return contiguous(way.result, sizes)
 
 
-def readable(layout: Layout, batch: Dim, fold: Dim, contract: Dim, have: Dim) -> bool:
+def readable(layout: Layout, batch: Dim, fold: Dim, contract: Dim, have: frozenset[str]) -> bool:
     """Whether an operand becomes matrices that BLAS reads as they lie, without a copy.
 
     Args:
@@ -132,10 +131,9 @@ def readable(layout: Layout, batch: Dim, fold: Dim, contract: Dim, have: Dim) ->
         contract: the summed axes.
         have: the axes of the operand, those that are contracted aside.
     """
-    if batch:
-        present = [name in have for name in batch]
-        if True in present and (False in present or not layout.folds(batch)):
-            return False
+    covered = have.isdisjoint(batch) or (have.issuperset(batch) and layout.folds(batch))
+    if not covered:
+        return False
     if not layout.folds(fold) or not layout.folds(contract):
         return False
     # BLAS reads a matrix whose rows or whose columns lie densely; a batch axis innermost is

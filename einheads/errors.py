@@ -175,6 +175,15 @@ def appearance(name: str) -> str:
     return name.translate(_LOOKALIKES)
 
 
+def not_a_pattern(value: object) -> str:
+    """What to tell somebody who gives something else where a pattern stands."""
+    example = "write: the pattern first, such as 'b i, o i -> b o'"
+    # Asked of the type, since a nested tensor has no shape and says so by an error of its own.
+    if hasattr(type(value), "shape"):
+        return f"the first argument is {kind(value)}, not a pattern; {example}, then the tensors"
+    return f"the pattern is {kind(value)}, not a string; {example}"
+
+
 def _one_line(text: str) -> str:
     # A line break, a tab or anything else that moves the cursor becomes exactly one space, so that
     # the carets below stay under their characters.

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .candidates import Traits, readable
-from .costs import Costs, near
-from .layout import Layout, contiguous
+from .costs import Costs
+from .layout import Layout, contiguous, near
 from .plan import Contraction
 from .rates import rates_for
 from .sizes import Dim, Dims
@@ -62,9 +62,14 @@ class Forms:
         self.wanted = () if self.output is None else flat(self.output)
         self.costs = Costs(rates_for(traits.device), self.sizes, traits.itemsize)
         # What each operand has besides the contracted axes.
-        self.have = step.batch + step.left_axes, step.batch + step.right_axes
+        self.have = (
+            frozenset(step.batch + step.left_axes),
+            frozenset(step.batch + step.right_axes),
+        )
         self.count = self.costs.count(step.result)
         self.work = self.count * self.costs.count(step.contract)
+        # Whether it matters in which order an operand is read.
+        self.large = [self.costs.large(layout) for layout in self.layouts]
         self.limit = math.inf
         self.operands: dict[tuple[int, Dim, Dim, Dim], list[Form]] = {}
         self.copies: dict[tuple[int, Dim], float] = {}
@@ -98,7 +103,7 @@ class Forms:
         fold = as_stored(axes, layout)
         # Without a stack, torch folds the rows by itself.
         folded = len(contract) > 1 or len(batch) > 1 or bool(batch and len(fold) != 1)
-        views = self.costs.rates.view * (folded + (not all(name in have for name in batch)))
+        views = self.costs.rates.view * (folded + (not have.issuperset(batch)))
         found = self.operands[key] = []
         if not batch and not fold and layout.folds(contract):
             found.append(Form(views, True, fold, True))  # a vector, read at any distance
@@ -107,11 +112,16 @@ class Forms:
             lies = near(layout, fold, contract) is True
             # What has no rows is read either way, and BLAS is told which.
             forms = (side == 0, side == 1) if batch and not fold else (lies,)
-            found += [Form(views, form, fold, True) for form in forms]
+            read = views
+            if self.large[side]:
+                theirs = (self.step.right_axes, self.step.left_axes)[side]
+                others = tuple(name for name in theirs if name not in batch)
+                read += self.costs.reading(layout, (batch, fold, contract), others, near=lies)
+            found += [Form(read, form, fold, True) for form in forms]
             # Another order of its axes only pays where the result must be folded.
             if not self.every and (self.output is None or len(self.output) == len(self.wanted)):
                 return found
-        stack = batch if any(name in have for name in batch) else ()
+        stack = () if have.isdisjoint(batch) else batch
         call = self.costs.rates.copy_call
         for order in dict.fromkeys((fold, *self.as_wanted(axes))):
             for inner in (True, False):

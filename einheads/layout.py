@@ -126,3 +126,21 @@ def combined(dims: Dims, left: Layout, right: Layout, sizes: Mapping[str, int]) 
             inner[place], inner[further] = other, name
             place = further
     return contiguous(tuple((name,) for name in reversed(inner)), sizes)
+
+
+def near(layout: Layout, fold: Dim, contract: Dim) -> bool | None:
+    """Whether the summed axes of a matrix lie innermost; None if neither they nor the others do."""
+    inner, other = _last(contract, layout.order), _last(fold, layout.order)
+    if inner is None:
+        return other is None or other == layout.unit or None
+    if inner == layout.unit:
+        return True
+    return False if other is not None and other == layout.unit else None
+
+
+def _last(axes: Dim, order: Dim) -> str | None:
+    """The last of the axes that has a place in this order."""
+    for name in reversed(axes):
+        if name in order:
+            return name
+    return None

@@ -19,7 +19,7 @@ from .plan import Plan
 from .price import price
 from .rates import rates_for
 from .sizes import Bound, Dim
-from .steps import Steps
+from .steps import Steps, flat
 from .ways import SLACK, in_turns, ways
 from .writing import Writer
 
@@ -125,6 +125,8 @@ def begin(
 # How many of the likeliest choices are written down and priced exactly at most: without a bias, and
 # with one, which the search has not seen. Prices of a single contraction are less rough: two do.
 _WRITTEN, _WITH_BIAS = 3, 4
+# What could cost a half percent less is not worth that either.
+_NO_LESS = 0.995
 # How many there are for somebody who measures them all.
 _WIDE = 32
 
@@ -166,9 +168,12 @@ class Lowering:
             # What `torch.einsum` does is known of two operands alone.
             cautious=count == 1 and self.writer.bias is None and self.writer.output is not None,
         )
+        if self.writer.bias is not None and count:
+            every = _by_innermost(every)
         for cost, chosen in every[:most]:
-            if best is not None and best.price <= cost:
-                break  # rough prices leave out, and add nothing
+            # Rough prices leave out, and add nothing.
+            if best is not None and best.price * _NO_LESS <= cost:
+                continue
             draft = self.written(chosen)
             if best is None or draft.price < best.price:
                 best = draft
@@ -180,10 +185,14 @@ class Lowering:
         (step,) = self.plan.contractions
         left, right = self.layouts
         sizes, traits, output = self.plan.sizes, self.writer.traits, self.writer.output
-        every = in_turns(step, left, right, sizes, traits, output, less=less)
-        drafts = [self.written([way]) for way in every]
-        best = min(drafts, key=lambda draft: draft.price, default=None)
-        return best if best is not None and best.price < less else None
+        best: Draft | None = None
+        for cost, way in in_turns(step, left, right, sizes, traits, output, less=less):
+            if best is not None and best.price * _NO_LESS <= cost:
+                break
+            draft = self.written([way])
+            if draft.price < (less if best is None else best.price):
+                best = draft
+        return best
 
     def written(self, chosen: Sequence[Way]) -> Draft:
         """Write the chosen ways down, and price what came of it exactly."""
@@ -195,3 +204,20 @@ class Lowering:
         rates = rates_for(traits.device)
         cost = price(steps, layouts, self.plan.sizes, traits.itemsize, rates, dense=traits.dense)
         return Draft(steps, cost, tuple(chosen))
+
+
+def _by_innermost(
+    every: list[tuple[float, tuple[Way, ...]]],
+) -> list[tuple[float, tuple[Way, ...]]]:
+    """The cheapest for each innermost axis of the result before the others.
+
+    A bias that is added to the result afterwards goes along that axis, in runs long or short.
+    """
+    seen: set[Dim] = set()
+    first: list[tuple[float, tuple[Way, ...]]] = []
+    others: list[tuple[float, tuple[Way, ...]]] = []
+    for entry in every:
+        inner = flat(entry[1][-1].result)[-1:]
+        (others if inner in seen else first).append(entry)
+        seen.add(inner)
+    return first + others

@@ -14,12 +14,29 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from .errors import PatternError, Span, appearance, kind
+from .errors import PatternError, Span, appearance, not_a_pattern
+
+
+class _Item:
+    """What has named axes."""
+
+    __slots__ = ()
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The named axes in it, in order."""
+        return ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of `axes`."""
+        return tuple([axis.name for axis in self.axes])
 
 
 @dataclass(frozen=True, slots=True)
-class Axis:
+class Axis(_Item):
     """A named dimension."""
 
     name: str
@@ -28,9 +45,14 @@ class Axis:
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """Itself."""
+        return (self,)
+
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(_Item):
     """The axis `1`, which has no name and size one."""
 
     span: Span
@@ -40,7 +62,7 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
-class Dots:
+class Dots(_Item):
     """The axes under `...`."""
 
     span: Span
@@ -50,7 +72,7 @@ class Dots:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class Group(_Item):
     """A composite axis such as `(h d)`: one dimension of the tensor, several axes."""
 
     parts: tuple[Axis | Unit, ...]
@@ -59,12 +81,17 @@ class Group:
     def __str__(self) -> str:
         return f"({' '.join(map(str, self.parts))})"
 
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """Its factors, those called `1` aside."""
+        return tuple([part for part in self.parts if isinstance(part, Axis)])
+
 
 Item = Axis | Unit | Dots | Group
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
+class Term(_Item):
     """One operand, or the output: its items from left to right."""
 
     items: tuple[Item, ...]
@@ -76,12 +103,7 @@ class Term:
     @property
     def axes(self) -> tuple[Axis, ...]:
         """Every named axis, those inside parentheses too, in order."""
-        return tuple(_axes(self.items))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of `axes`."""
-        return tuple(axis.name for axis in self.axes)
+        return tuple([axis for item in self.items for axis in item.axes])
 
     @property
     def dots(self) -> Dots | None:
@@ -138,7 +160,7 @@ def parse(text: str) -> Pattern:
         TypeError: the pattern is no string.
     """
     if not isinstance(text, str):
-        raise TypeError(_not_text(text))
+        raise TypeError(not_a_pattern(text))
     tokens = list(_tokens(text))
     if not tokens:
         raise PatternError("the pattern is empty", notes=[f"write: {_ARROW}"])
@@ -182,8 +204,9 @@ _ARROW = "the operands, '->', and the axes of the output, as in 'b i, o i -> b o
 
 def _check_output(pattern: Pattern) -> None:
     output = pattern.output
-    for name in output.names:
-        if output.names.count(name) > 1:
+    names = output.names
+    for name in names:
+        if names.count(name) > 1:
             raise PatternError(
                 f"axis '{name}' stands twice in the output",
                 pattern.text,
@@ -201,6 +224,8 @@ def _check_output(pattern: Pattern) -> None:
 
 def _check_lookalikes(pattern: Pattern) -> None:
     """Refuse two names that look the same: a sum over both would be silent nonsense."""
+    if pattern.text.isascii():
+        return  # a look that two names share is one of several alphabets
     looks: dict[str, str] = {}
     for name in pattern.names:
         other = looks.setdefault(appearance(name), name)
@@ -239,13 +264,13 @@ def spaced(pattern: Pattern) -> str | None:
     return f"{', '.join(map(spread, pattern.operands))} -> {spread(pattern.output)}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(NamedTuple):
     text: str
     span: Span
 
 
-_TOKEN = re.compile(r"\s+|->|\.\.\.|[(),]")
+# A word of ASCII is read at once; with other letters, not all is a letter that continues a name.
+_TOKEN = re.compile(r"(?P<space>\s+)|->|\.\.\.|[(),]|[A-Za-z0-9_]+(?![^\W]|[^\x00-\x7f])")
 
 
 def _tokens(text: str) -> Iterator[_Token]:
@@ -261,7 +286,7 @@ def _tokens(text: str) -> Iterator[_Token]:
                 [(place, place + 1)],
                 [_FIXES.get(character, _FIX)],
             )
-        if not text[place:end].isspace():
+        if match is None or match["space"] is None:
             yield _Token(text[place:end], (place, end))
         place = end
 
@@ -371,19 +396,3 @@ def _axis(text: str, token: _Token) -> Axis | Unit:
             ["write: a name that begins with a letter, such as 'h1'"],
         )
     return Axis(word, token.span)
-
-
-def _axes(items: tuple[Item, ...] | tuple[Axis | Unit, ...]) -> Iterator[Axis]:
-    for item in items:
-        if isinstance(item, Axis):
-            yield item
-        elif isinstance(item, Group):
-            yield from _axes(item.parts)
-
-
-def _not_text(value: object) -> str:
-    example = "write: the pattern first, such as 'b i, o i -> b o'"
-    # Asked of the type, since a nested tensor has no shape and says so by an error of its own.
-    if hasattr(type(value), "shape"):
-        return f"the first argument is {kind(value)}, not a pattern; {example}, then the tensors"
-    return f"the pattern is {kind(value)}, not a string; {example}"

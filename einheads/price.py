@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .costs import Costs, near
-from .layout import Layout, combined, contiguous
+from .costs import Costs
+from .layout import Layout, combined, contiguous, near
 from .rates import Rates, rates_for
 from .sizes import Dim, Dims
 from .steps import (
@@ -139,8 +139,8 @@ class _Program:
             order = self.made(step).order
             left, right = self.layouts[step.left], self.layouts[step.right]
             if in_turns(step):
-                front = self.steps.dims(step.left)[0]
-                return costs.multiply_in_turns(costs.count(front), order, left, right)
+                (front,) = self.steps.dims(step.left)[0] or self.steps.dims(step.right)[0]
+                return costs.multiply_in_turns(front, order, left, right)
             return rates.multiply_call + costs.multiply(order, left, right)
         if isinstance(step, Place):
             return self.product(Bmm(step.left, step.right, step.contract, step.product))
@@ -183,21 +183,32 @@ class _Program:
             call += rates.fold_call if len(left) != 2 else 0.0
         else:
             rows = flat(step.dims)
-        return call + self.costs.product(
-            self.costs.count(flat(stack)),
-            self.costs.count(rows),
-            self.costs.count(columns),
-            self.costs.count(step.contract),
-            left=self.near(step.left, rows, step.contract, natural=True),
-            right=self.near(step.right, columns, step.contract, natural=False),
+        batch = flat(stack)
+        lies = (
+            self.near(step.left, rows, step.contract, natural=True),
+            self.near(step.right, columns, step.contract, natural=False),
+        )
+        for number, near_, fold, others in zip(
+            (step.left, step.right), lies, (rows, columns), (columns, rows), strict=True
+        ):
+            if near_ is not None:
+                axes = batch, fold, step.contract
+                call += costs.reading(self.layouts[number], axes, others, near=near_)
+        return call + costs.product(
+            costs.count(batch),
+            costs.count(rows),
+            costs.count(columns),
+            costs.count(step.contract),
+            left=lies[0],
+            right=lies[1],
             stacked=stacked,
-            different=(self.different(step.left, stack), self.different(step.right, stack)),
+            different=(self.different(step.left, batch), self.different(step.right, batch)),
         )
 
-    def different(self, number: int, stack: Dims) -> int:
+    def different(self, number: int, batch: Dim) -> int:
         """How many matrices of a stack an operand holds, those that are expanded once."""
         held = self.layouts[number].order
-        return self.costs.count(tuple(name for name in flat(stack) if name in held))
+        return self.costs.count(tuple(name for name in batch if name in held))
 
     def near(self, number: int, fold: Dim, contract: Dim, *, natural: bool) -> bool | None:
         """How BLAS finds an operand; see `Costs.product`."""

@@ -15,7 +15,7 @@ from typing import NamedTuple, NoReturn
 
 from .errors import SizeError, Span, count, listed, so_far
 from .given import MOST, checked, fail_output, fix_spaces
-from .pattern import Axis, Dots, Group, Item, Pattern, Term, Unit
+from .pattern import Axis, Dots, Group, Item, Pattern, Unit
 
 # One dimension of a tensor: the axes folded into it. `("h", "d")` is the composite `(h d)`, `()` is
 # `1`.
@@ -232,7 +232,7 @@ class _Binder:
 
     def solvable(self, group: Group) -> bool:
         """Whether the sizes met so far leave at most one factor open, which a division tells."""
-        names = Term((group,), group.span).names
+        names = group.names
         unknown = [name for name in names if name not in self.sizes]
         return not unknown or (
             len(unknown) == 1 and all(self.sizes[name] != 0 for name in names if name in self.sizes)
@@ -240,7 +240,7 @@ class _Binder:
 
     def solve(self, number: int, place: int, group: Group) -> None:
         size = self.shapes[number][place]
-        names = Term((group,), group.span).names
+        names = group.names
         factors = {name: self.sizes[name] for name in names if name in self.sizes}
         unknown = [name for name in dict.fromkeys(names) if name not in factors]
         known = math.prod(factors.get(name, 1) for name in names)
@@ -295,7 +295,7 @@ class _Binder:
             if isinstance(item, Dots):
                 dims.extend((name,) if name else () for name in dotted)
             else:
-                dims.append(Term((item,), item.span).names)
+                dims.append(item.names)
         return tuple(dims)
 
     def fail_clash(self, name: str, size: int, here: _Origin) -> NoReturn:
@@ -356,7 +356,7 @@ class _Binder:
 
 def _is_unit(item: Item) -> bool:
     """Whether an item is `1`, or nothing but that in parentheses."""
-    return isinstance(item, (Unit, Group)) and not Term((item,), item.span).names
+    return isinstance(item, (Unit, Group)) and not item.names
 
 
 def _dot_names(width: int) -> list[str]:

@@ -32,6 +32,10 @@ class Rates:
         copy_waiting: the same, if no cache holds the operand.
         run_waiting: a run of a copy or a sum that does not begin where the one before ends, if no
             cache holds the operand.
+        tlb_first: a page of memory that a copy or an elementwise product comes back to, when it has
+            touched so many others that the address is no longer in the first TLB.
+        tlb_second: the same for the second TLB; for an operand of a matrix product as well, if it
+            meets too few rows or columns to hide that it is read.
         cold: a number that is copied or multiplied beyond what the second cache holds.
         fresh: a number written to memory that the system hands out page by page.
         cold_multiply: what it adds that the number is multiplied, not copied.
@@ -65,7 +69,8 @@ class Rates:
         right_near: a number of the right matrix, stored with the summed axes innermost.
         right_far: the same, stored with the columns innermost.
         result: a number of the resulting matrix.
-        cold_result: the same where the result of a stack is beyond the second cache and too few
+        ragged_result: what it adds that its rows are long and do not fill vectors.
+        cold_result: as `result`, where the result of a stack is beyond the second cache and too few
             numbers are summed to hide the writing.
         cold_wide: the same in long rows.
         cold_single: as `cold_result`, for a single product.
@@ -107,6 +112,8 @@ class Rates:
     copy_collision: float
     copy_waiting: float
     run_waiting: float
+    tlb_first: float
+    tlb_second: float
     cold: float
     fresh: float
     cold_multiply: float
@@ -135,6 +142,7 @@ class Rates:
     right_near: float
     right_far: float
     result: float
+    ragged_result: float
     cold_result: float
     cold_wide: float
     cold_single: float

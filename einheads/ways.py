@@ -12,9 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from .candidates import Candidate, Elementwise, Traits, Way, readable
-from .costs import near
 from .forms import Forms, as_stored, orders_of, subsets
-from .layout import Layout, combined, contiguous
+from .layout import Layout, combined, contiguous, near
 from .plan import Contraction
 from .rates import sure_for
 from .sizes import Dim, Dims
@@ -76,15 +75,15 @@ def in_turns(
     output: Dims | None,
     *,
     less: float,
-) -> list[Way]:
+) -> list[tuple[float, Way]]:
     """The ways that make one product after the other and cost less than this, cheapest first.
 
-    Only those are given that are worth writing down.
+    Only those are given that are worth writing down, with their prices.
     """
     search = _Search(step, (left, right), sizes, traits, output, False, 1.0, 1.0)
     search.limit = less
     search.turns()
-    return [way for _, way in sorted(search.ways, key=lambda entry: entry[0])[:_TRIED]]
+    return sorted(search.ways, key=lambda entry: entry[0])[:_TRIED]
 
 
 @dataclass(eq=False)
@@ -334,16 +333,26 @@ class _Search(Forms):
                     near(layout, fold, contract) is True
                     for layout, fold in zip(self.layouts, folds, strict=True)
                 ]
+                read = math.fsum(
+                    costs.reading(layout, ((first, *order), fold, contract), others, near=lie)
+                    for layout, fold, others, lie in zip(
+                        self.layouts, folds, reversed(folds), lies, strict=True
+                    )
+                )
                 for one, other in ((0, 1), (1, 0)):
-                    price = calls + costs.product(
-                        count,
-                        (rows, columns)[one],
-                        (rows, columns)[other],
-                        summed,
-                        left=lies[one],
-                        right=lies[other],
-                        stacked=True,
-                        different=(held[one], held[other]),
+                    price = (
+                        calls
+                        + read
+                        + costs.product(
+                            count,
+                            (rows, columns)[one],
+                            (rows, columns)[other],
+                            summed,
+                            left=lies[one],
+                            right=lies[other],
+                            stacked=True,
+                            different=(held[one], held[other]),
+                        )
                     )
                     way = Candidate(
                         (first, *order),
@@ -377,7 +386,7 @@ class _Search(Forms):
             inner = lies.order[-1] if lies.order else None
             if any(inner in layout.order and inner != layout.unit for layout in (one, other)):
                 continue  # a line of memory would be read at every turn, for one number of it
-            price = ready + self.costs.multiply_in_turns(count, lies.order, one, other)
+            price = ready + self.costs.multiply_in_turns(step.contract[0], lies.order, one, other)
             if not self.hopeless(price):
                 price += self.reader(lies, flat(way.result))
                 self.add(price, way, free=True not in copies)

@@ -146,8 +146,7 @@ class Writer:
 
     def readable(self, number: int, candidate: Candidate, fold: Dim) -> bool:
         """Whether BLAS can read a value as it lies."""
-        axes = flat(self.build.dims(number))
-        have = tuple(name for name in axes if name not in candidate.contract)
+        have = frozenset(flat(self.build.dims(number))).difference(candidate.contract)
         return readable(self.build.known[number], candidate.stack, fold, candidate.contract, have)
 
     def matrix(self, number: int, candidate: Candidate, fold: Dim, dims: Dims, side: int) -> int:

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from einheads.costs import FRESH_BYTES
 from einheads.rates import Rates, cpu_kind, rates_for
 from einheads.stopwatch import Watch, keep_memory, with_threads
+from einheads.walks import FRESH_BYTES
 
 from .lessons import Answer, Lesson, lessons, study
 from .operations import Operation, clocked, operations

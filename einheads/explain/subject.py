@@ -20,7 +20,7 @@ from einheads.choices import Choice, fits, measured, problem
 from einheads.errors import SizeError, kind
 from einheads.given import MOST, checked, is_size
 from einheads.layout import Layout, in_order, layout
-from einheads.pattern import Axis, Dots, Item, Pattern, Term, parse
+from einheads.pattern import Axis, Dots, Item, Pattern, parse
 from einheads.plan import Plan
 from einheads.planning import planned
 from einheads.sizes import Bound, Dim, Dims, bind
@@ -254,7 +254,7 @@ def assume(pattern: Pattern, given: Mapping[str, object]) -> Guess:
 def _size(item: Item, sizes: Mapping[str, int]) -> int:
     if isinstance(item, Dots):
         return sizes["...1"]
-    return math.prod(sizes[name] for name in Term((item,), item.span).names)
+    return math.prod(sizes[name] for name in item.names)
 
 
 def _needed(
@@ -264,7 +264,7 @@ def _needed(
     items = [item for term in pattern.operands for item in term.items]
     known = {item.name for item in items if isinstance(item, Axis)}
     needed: dict[str, int] = {}
-    composites = [Term((item,), item.span).names for item in items if not isinstance(item, Axis)]
+    composites = [item.names for item in items if not isinstance(item, Axis)]
     while True:
         unsolved = [dim for dim in composites if not known.issuperset(dim)]
         solved = next(

@@ -384,9 +384,7 @@ def _fix_words(option: str, name: str, axes: Sequence[str], likely: Sequence[str
 
 
 def _shape(term: Term, sizes: Mapping[str, int], pattern: Pattern) -> tuple[int, ...]:
-    shape = tuple(
-        math.prod(sizes[name] for name in Term((item,), item.span).names) for item in term.items
-    )
+    shape = tuple(math.prod(sizes[name] for name in item.names) for item in term.items)
     if math.prod(shape) >= MOST:
         raise SizeError(
             f"the weight '{term}' would have {math.prod(shape)} numbers, more than any tensor",

@@ -1,0 +1,242 @@
+"""What matrix products cost, in nanoseconds: the units of work in them, times the rates.
+
+Here is what is known of which matrices BLAS reads well, and of what it hides while it multiplies.
+The file sees sizes and layouts, never a tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from .layout import Layout
+from .rates import Rates
+from .sizes import Dim
+from .walks import FRESH_BYTES, HELD_BYTES, L2_BYTES, PAGE, PAGES, VECTOR, Walks
+
+# Facts about BLAS that no fit can tell: few rows, long rows, how many summed numbers hide that a
+# result is written, how many results hide that sums wait, and how many that they are added to a
+# vector. A CPU with AVX2 alone showed how few columns are multiplied badly, and how many rows
+# threads want to share; one with AVX-512, which rows are slower if they do not fill vectors.
+_SKINNY, _WIDE, _HIDDEN, _WAITING, _SHORT = 8, 512, 32, 512, 64
+_FEW, _SHARED = 12, 256
+_UNBROKEN = 48
+# Below this many multiply-adds for a matrix, torch's own loops replace BLAS in a stack.
+_TINY = 400
+
+
+class ProductCosts(Walks):
+    """What matrix products cost on one device, for axes of these sizes.
+
+    Args:
+        rates: of the device.
+        sizes: of every axis.
+        itemsize: bytes for one number.
+    """
+
+    def __init__(self, rates: Rates, sizes: Mapping[str, int], itemsize: int) -> None:
+        super().__init__(sizes)
+        self.rates = rates
+        self.itemsize = itemsize
+        self.scale = itemsize / 4
+
+    def large(self, layout: Layout) -> bool:
+        """Whether an operand lies on more pages than stay known."""
+        return self.count(layout.order) * self.itemsize > PAGES * PAGE
+
+    def reading(
+        self, layout: Layout, axes: tuple[Dim, Dim, Dim], others: Dim, *, near: bool
+    ) -> float:
+        """The same for an operand of a matrix product.
+
+        Args:
+            layout: of the operand.
+            axes: of the stack, its rows or columns, and those that are summed.
+            others: the columns or rows of the other operand; many hide that this one is read.
+            near: whether the summed axes lie innermost.
+        """
+        shown = 1 - self.count(others) / _HIDDEN
+        if shown <= 0 or not self.large(layout):
+            return 0.0
+        stack, fold, contract = axes
+        order = (*stack, *fold, *contract) if near else (*stack, *contract, *fold)
+        _, again = self.revisits(self.walk(order, layout), self.itemsize)
+        return again * shown * self.rates.tlb_second
+
+    def product(
+        self,
+        batch: int,
+        rows: int,
+        columns: int,
+        contract: int,
+        *,
+        left: bool | None,
+        right: bool | None,
+        stacked: bool,
+        different: tuple[int, int] | None = None,
+    ) -> float:
+        """A matrix product or a stack of them, without the call.
+
+        Args:
+            batch: how many.
+            rows: of the left matrix.
+            columns: of the right matrix.
+            contract: how many numbers are summed.
+            left: whether the left matrix is stored with the summed axes innermost; None if BLAS
+                cannot read it at all.
+            right: the same for the right one.
+            stacked: whether it is a stack, even of one.
+            different: how many left and right matrices there are in memory, if some are expanded.
+        """
+        rates = self.rates
+        work = rows * columns * contract
+        if stacked and work < _TINY:
+            each = rates.tiny_matrix + rows * columns * rates.tiny_result
+            dense = (left or rows == 1) and (right or columns == 1)
+            return batch * (each + work * (rates.tiny_near if dense else rates.tiny_far))
+        if left is None or right is None:
+            each = rates.gathered * (
+                (left is None) * rows * contract + (right is None) * columns * contract
+            )
+            each += rates.lone if stacked else 0.0
+        else:
+            each = rates.matrix if stacked else 0.0
+        if rows == 1 or (columns == 1 and batch == 1):
+            # BLAS sees a matrix and a vector, unless it is a stack with a single column each.
+            dots = bool(right if rows == 1 else left)
+            each += self.vector(rows * columns, contract, dots=dots, stacked=batch > 1)
+        else:
+            padded = rows * -(-columns // VECTOR) * VECTOR
+            each += padded * contract * rates.multiply_add
+            each += rows * self.narrow(columns, contract, left, right)
+            if padded < _WAITING:
+                each += contract * (1 - padded / _WAITING) * self.waiting(columns, left, right)
+            if not stacked and rows < _SHARED:
+                each += work * (1 - rows / _SHARED) * rates.few_rows
+            if right and not left and rows < _SKINNY:
+                each += work * rates.skinny
+            each += rows * contract * (rates.left_near if left else rates.left_far)
+            # A few rows are multiplied as they are, more only when the right matrix is turned.
+            turned = rates.right_near * (min(1.0, rows / _SKINNY) if left else 1.0)
+            each += columns * contract * (turned if right else rates.right_far)
+        each += rows * columns * rates.result
+        if columns > _UNBROKEN and columns % VECTOR:
+            each += rows * columns * rates.ragged_result
+        cost = batch * each
+        cost += self.fetched(batch, rows, columns, contract, different)
+        cost += self.written(batch, rows, columns, contract, right=right, stacked=stacked)
+        return cost * self.scale
+
+    def turns(self, count: int) -> float:
+        """The calls of products that are made in so many turns.
+
+        Each takes three views; Python goes around in less time than another one, and threads have
+        less to share, which counts as the rest of it.
+        """
+        return self.rates.view + count * (self.rates.bmm_call + 4 * self.rates.view)
+
+    def least(self, batch: int, rows: int, columns: int, contract: int, *, stacked: bool) -> float:
+        """What a product costs at least, however its operands lie and whichever is on the left."""
+        rates = self.rates
+        work = rows * columns * contract
+        if stacked and work < _TINY:
+            each = rates.tiny_matrix + rows * columns * rates.tiny_result
+            each += work * min(rates.tiny_near, rates.tiny_far)
+        else:
+            each = (rates.matrix if stacked else 0.0) + rows * columns * rates.result
+            if rows == 1 or columns == 1:
+                # Seen from one side it is a vector, from the other one column of a matrix.
+                each += work * min(rates.vector, rates.vector_near, VECTOR * rates.multiply_add)
+            else:
+                each += work * rates.multiply_add
+        return batch * each * self.scale
+
+    def vector(self, count: int, contract: int, *, dots: bool, stacked: bool) -> float:
+        """A matrix times a vector: so many dot products, or as many sums that grow together."""
+        rates = self.rates
+        cost = count * contract * (rates.vector_near if dots else rates.vector)
+        if dots:
+            cost += count * rates.vector_dot
+        if stacked or not dots:
+            # The result is added to at every step, which a short one cannot hide.
+            cost += contract * max(0.0, 1 - count / _SHORT) * rates.vector_dot
+        return cost
+
+    def fetched(
+        self,
+        batch: int,
+        rows: int,
+        columns: int,
+        contract: int,
+        different: tuple[int, int] | None,
+    ) -> float:
+        """What it costs that the larger operand of a product does not come from the cache.
+
+        What meets many rows or columns is multiplied for long enough to hide that it is read. A
+        matrix that is expanded is read once, if it stays in the cache.
+        """
+        read = max(rows, columns) * contract
+        if different is not None and read * self.itemsize <= L2_BYTES:
+            read *= different[rows <= columns]
+        else:
+            read *= batch
+        if read * self.itemsize <= L2_BYTES or min(rows, columns) >= _HIDDEN:
+            return 0.0
+        shown = read * (1 - min(rows, columns) / _HIDDEN)
+        # Of what is not much larger than the cache, a part is still there.
+        beyond = min(1.0, math.log2(read * self.itemsize / L2_BYTES) / 2)
+        return shown * beyond * self.rates.cold_operand
+
+    def narrow(
+        self,
+        columns: int,
+        contract: int,
+        left: bool | None,  # noqa: FBT001
+        right: bool | None,  # noqa: FBT001
+    ) -> float:
+        """What it adds to a row of the left matrix that the columns do not fill vectors."""
+        rates = self.rates
+        if columns >= _FEW:
+            # What is left of the last vector is multiplied in pieces, each half of the one before.
+            return contract * max(0, (columns % VECTOR).bit_count() - 1) * rates.ragged
+        if left and right:
+            return columns * (contract * rates.few_dots + rates.few_dot)
+        crossed = columns * rates.few_crossed if right else 0.0
+        return contract * (-(-columns // 8) * rates.few + crossed)
+
+    def written(
+        self,
+        batch: int,
+        rows: int,
+        columns: int,
+        contract: int,
+        *,
+        right: bool | None,
+        stacked: bool,
+    ) -> float:
+        """What it costs that the result of a product does not stay in the caches."""
+        rates, made, cost = self.rates, batch * rows * columns, 0.0
+        size = made * self.itemsize
+        if size > L2_BYTES and not stacked:
+            cost += made * rates.cold_single
+        elif size > L2_BYTES and contract < _HIDDEN:
+            shown = made * (1 - contract / _HIDDEN)
+            cost += shown * rates.cold_result
+            if columns > _WIDE and not right:
+                cost += shown * rates.cold_wide
+        if size > HELD_BYTES:
+            beyond = min(1.0, math.log2(size / HELD_BYTES))
+            cost += beyond * (made * rates.cold_made + batch * rows * rates.cold_row)
+            if beyond == 1.0 and rows * columns * self.itemsize > HELD_BYTES:
+                cost += made * rates.cold_matrix
+        if size >= FRESH_BYTES:
+            cost += made * rates.fresh
+        return cost
+
+    def waiting(self, columns: int, left: bool | None, right: bool | None) -> float:  # noqa: FBT001
+        """A step along the summed axes, in a product too small to hide that it waits."""
+        rates = self.rates
+        if right:
+            return rates.summed_dot if left else rates.summed_crossed
+        # Whole vectors of columns wait for nothing but each other.
+        return rates.summed_plain if left and columns < VECTOR else rates.summed_apart
