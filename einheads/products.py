@@ -23,6 +23,8 @@ _FEW, _SHARED = 12, 256
 _UNBROKEN = 48
 # Below this many multiply-adds for a matrix, torch's own loops replace BLAS in a stack.
 _TINY = 400
+# So many numbers of a dot product they multiply at once.
+_FOUR = 4
 
 
 class ProductCosts(Walks):
@@ -93,7 +95,10 @@ class ProductCosts(Walks):
         if stacked and work < _TINY:
             each = rates.tiny_matrix + rows * columns * rates.tiny_result
             dense = (left or rows == 1) and (right or columns == 1)
-            return batch * (each + work * (rates.tiny_near if dense else rates.tiny_far))
+            each += work * (rates.tiny_near if dense else rates.tiny_far)
+            if dense:
+                each += rows * columns * (contract % _FOUR) * rates.tiny_rest
+            return batch * each * self.scale
         if left is None or right is None:
             each = rates.gathered * (
                 (left is None) * rows * contract + (right is None) * columns * contract

@@ -21,11 +21,12 @@ from .units import Rates
 # with few rows or columns most of all. On the quarter of the contractions that was kept back, the
 # choice takes 1.072 times as long as the fastest lowering in the geometric mean, 2.88 times at
 # worst; a price is typically off by a factor of 1.11. No lowering gathers, so `gathered` and `lone`
-# are estimates. Three rates were set by hand later. `ragged_result`: products of 6 to 100 summed
+# are estimates. Some rates were set by hand later. Those of tiny products: to stacks of 1,000 that
+# sum 2 to 19 numbers for each of 20 results. `ragged_result`: products of 6 to 100 summed
 # numbers take 0.05 to 0.08 more for each number of a result whose rows do not fill vectors, be it
 # in a cache or not. `tlb_first` and `tlb_second`, which take the place of `copy_page`: where the
 # worst choices waited for addresses. On 1,050 new contractions (26,938 lowerings) the choice takes
-# 1.054 times as long as the fastest one, 2.4 times at worst; without the three 1.070 and 3.8.
+# 1.054 times as long as the fastest one, 2.4 times at worst; without the last three 1.070 and 3.8.
 AVX512 = Rates(
     view=769.0,
     copy_call=1860.0,
@@ -90,9 +91,10 @@ AVX512 = Rates(
     vector_near=0.048,
     vector_dot=2.0,
     tiny_matrix=1.59,
-    tiny_result=1.28,
-    tiny_near=0.253,
-    tiny_far=0.677,
+    tiny_result=1.8,
+    tiny_near=0.2,
+    tiny_rest=0.3,
+    tiny_far=0.62,
     gathered=1.0,
     lone=2000.0,
 )
@@ -179,6 +181,7 @@ AVX2 = Rates(
     tiny_matrix=1.62,
     tiny_result=2.48,
     tiny_near=0.677,
+    tiny_rest=0.0,
     tiny_far=1.8,
     gathered=1.0,
     lone=2000.0,
@@ -256,6 +259,7 @@ CUDA = Rates(
     tiny_matrix=0.5,
     tiny_result=0.002,
     tiny_near=0.0005,
+    tiny_rest=0.0,
     tiny_far=0.0005,
     gathered=0.012,
     lone=7000.0,

@@ -87,7 +87,8 @@ class Rates:
         tiny_matrix: a product that is so small that torch's own loops compute it.
         tiny_result: a number of its result.
         tiny_near: a multiply-add of it, both operands read in a row.
-        tiny_far: the same, an operand read at a distance.
+        tiny_rest: what it adds, for each number of a dot product that does not fill fours.
+        tiny_far: as `tiny_near`, an operand read at a distance.
         gathered: a number of a matrix that BLAS cannot read as it lies.
         lone: a product of a stack in which each matrix is multiplied by a call of its own.
     """
@@ -157,6 +158,7 @@ class Rates:
     tiny_matrix: float
     tiny_result: float
     tiny_near: float
+    tiny_rest: float
     tiny_far: float
     gathered: float
     lone: float

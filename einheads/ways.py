@@ -29,6 +29,9 @@ _SMALL = 4
 # So many ways in turns are written down and priced exactly: with a bias, the second may be cheaper.
 _TRIED = 2
 
+# Of a contraction that costs so many times as much as two views, they are a small part.
+_LARGE = 50
+
 # Ways that are priced so many times higher than the cheapest one are not worth writing down.
 SLACK = 1.25
 
@@ -120,7 +123,9 @@ class _Search(Forms):
         least, views = self.ways[0][0], 2 * self.costs.rates.view
         # That one makes a view or a copy less is never in doubt.
         sparing = self.own_copies and least == self.least_free
-        doubtful = self.own is not None and least + views < self.own[0] <= least / self.sure
+        # Nor is it in a small contraction; in a large one it does not matter.
+        nearly = least if least > _LARGE * views else least + views
+        doubtful = self.own is not None and nearly <= self.own[0] <= least / self.sure
         if self.own is not None and doubtful and not sparing:
             return [self.own]
         return [entry for entry in self.ways if entry[0] <= least * self.slack + views]
