@@ -93,7 +93,7 @@ class Builder:
 
     def permute(self, number: int, order: Sequence[int]) -> int:
         """Put the dimensions into another order."""
-        if list(order) == sorted(order):
+        if all(place == old for place, old in enumerate(order)):
             return number
         dims = tuple(self.dims(number)[place] for place in order)
         return self.emit(Permute(number, tuple(order), dims), self.known[number])
@@ -126,8 +126,10 @@ class Builder:
 
         Fewer dimensions are permuted faster, and one who reads it follows more easily.
         """
-        dims = self.dims(number)
         wanted = [dim for dim in target if len(dim) > 1]
+        if not wanted or not all(map(self.known[number].folds, wanted)):
+            return number
+        dims = self.dims(number)
         folded: list[Dim] = []
         for dim in dims:
             last = folded[-1] if folded else ()
@@ -136,8 +138,7 @@ class Builder:
                 folded[-1] = (*last, *dim)
             else:
                 folded.append(dim)
-        done = set(wanted).issubset(folded) and all(self.known[number].folds(d) for d in wanted)
-        return self.reshape(number, tuple(folded)) if done else number
+        return self.reshape(number, tuple(folded)) if set(wanted).issubset(folded) else number
 
     def arrange(self, number: int, target: Dims) -> int:
         """Bring a value into these dimensions; along axes that it lacks it is repeated."""

@@ -131,11 +131,19 @@ def readable(layout: Layout, batch: Dim, fold: Dim, contract: Dim, have: frozens
         contract: the summed axes.
         have: the axes of the operand, those that are contracted aside.
     """
-    covered = have.isdisjoint(batch) or (have.issuperset(batch) and layout.folds(batch))
-    if not covered:
-        return False
+    return covered(layout, batch, have) and lying(layout, fold, contract) is not None
+
+
+def covered(layout: Layout, batch: Dim, have: frozenset[str]) -> bool:
+    """Whether one stride covers a batch in an operand, or the operand has none of its axes."""
+    return have.isdisjoint(batch) or (have.issuperset(batch) and layout.folds(batch))
+
+
+def lying(layout: Layout, fold: Dim, contract: Dim) -> bool | None:
+    """Whether the summed axes lie innermost in matrices; None if BLAS cannot read these.
+
+    It reads a matrix whose rows or whose columns lie densely; a batch axis innermost is neither.
+    """
     if not layout.folds(fold) or not layout.folds(contract):
-        return False
-    # BLAS reads a matrix whose rows or whose columns lie densely; a batch axis innermost is
-    # neither.
-    return near(layout, fold, contract) is not None
+        return None
+    return near(layout, fold, contract)

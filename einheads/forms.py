@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .candidates import Traits, readable
+from .candidates import Traits, covered, readable
 from .costs import Costs
 from .layout import Layout, contiguous, near
 from .plan import Contraction
@@ -167,12 +167,10 @@ class Forms:
                 return self.costs.rates.copy_call + self.costs.copy(flat(tuple(dims)), lies)
         return self.costs.reader(self.count, inner=order[-1] == wanted[-1]) + self.costs.rates.view
 
-    def readable(self, batch: Dim, folds: tuple[Dim, Dim], contract: Dim) -> bool:
-        """Whether neither operand is copied for this batch."""
-        return all(
-            readable(layout, batch, fold, contract, have)
-            for layout, fold, have in zip(self.layouts, folds, self.have, strict=True)
-        )
+    def covered(self, batch: Dim) -> bool:
+        """Whether neither operand is copied because of this batch."""
+        left, right = self.layouts
+        return covered(left, batch, self.have[0]) and covered(right, batch, self.have[1])
 
 
 def orders_of(axes: Dim, left: Layout, right: Layout) -> list[Dim]:

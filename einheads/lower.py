@@ -8,8 +8,9 @@ is as it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from .beam import schedules
 from .build import Builder
@@ -88,19 +89,30 @@ def drafts(
     return sorted(written.values(), key=lambda draft: draft.price)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Draft:
     """Steps and their price.
 
     Attributes:
         steps: a complete lowering.
-        price: in nanoseconds, the calls included.
         ways: what was chosen for each contraction.
+        layouts: how each input lies in memory.
+        sizes: of every axis.
+        traits: device, dtype and autocast.
     """
 
     steps: Steps
-    price: float
     ways: tuple[Way, ...]
+    layouts: Sequence[Layout]
+    sizes: Mapping[str, int]
+    traits: Traits
+
+    @cached_property
+    def price(self) -> float:
+        """In nanoseconds, the calls included; who has no choice does not ask for it."""
+        rates, itemsize = rates_for(self.traits.device), self.traits.itemsize
+        dense = self.traits.dense
+        return price(self.steps, self.layouts, self.sizes, itemsize, rates, dense=dense)
 
 
 def begin(
@@ -195,15 +207,12 @@ class Lowering:
         return best
 
     def written(self, chosen: Sequence[Way]) -> Draft:
-        """Write the chosen ways down, and price what came of it exactly."""
+        """Write the chosen ways down."""
         build = self.writer.build
         writer = replace(self.writer, build=build.copy(), values=list(self.writer.values))
         steps = writer.steps(chosen)
         layouts = [build.known[number] for number in range(len(build.inputs))]
-        traits = writer.traits
-        rates = rates_for(traits.device)
-        cost = price(steps, layouts, self.plan.sizes, traits.itemsize, rates, dense=traits.dense)
-        return Draft(steps, cost, tuple(chosen))
+        return Draft(steps, tuple(chosen), layouts, self.plan.sizes, writer.traits)
 
 
 def _by_innermost(

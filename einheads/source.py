@@ -90,6 +90,8 @@ class Text(Sizes):
     ) -> None:
         super().__init__(steps, names)
         self.results = results
+        # The values that each step reads.
+        self.reads = [sources(step) for step in steps.steps]
         self.live = live(steps, [steps.result] if results is None else results)
         self.given = given
         self.taken = {"torch", "F", "zip", *names}
@@ -124,9 +126,9 @@ class Text(Sizes):
         """How often each value is read."""
         count = len(self.inputs)
         readers = dict.fromkeys(range(count + len(self.steps.steps)), 0)
-        for place, step in enumerate(self.steps.steps):
+        for place, read in enumerate(self.reads):
             if count + place in self.live:
-                for source in sources(step):
+                for source in read:
                     readers[source] += 1
         for number in self.results or ():
             readers[number] += 1  # the `return` at the end reads it
@@ -136,9 +138,9 @@ class Text(Sizes):
         """The place of the last step that reads each value."""
         count, places = len(self.inputs), len(self.steps.steps)
         found = dict.fromkeys(range(count + places), places)
-        for place, step in enumerate(self.steps.steps):
+        for place, read in enumerate(self.reads):
             if count + place in self.live:
-                found.update(dict.fromkeys(sources(step), place))
+                found.update(dict.fromkeys(read, place))
         found.update(dict.fromkeys(self.results or (), places))
         return found
 
@@ -163,8 +165,8 @@ class Text(Sizes):
             number = count + place
             if number not in self.live:
                 continue
-            first = sources(step)[0]
-            chained = len(sources(step)) == 1
+            first = self.reads[place][0]
+            chained = len(self.reads[place]) == 1
             if isinstance(step, Place) or in_turns(step):
                 variable[number] = self.product(step, readers, variable)
                 self.until[variable[number]] = last[number]
@@ -181,11 +183,9 @@ class Text(Sizes):
                 variable[number] = self.product(step, readers, variable)
             if not chained or variable[first] in self.until:
                 self.until[variable[number]] = last[number]
-            following = self.steps.steps[place + 1] if place + 1 < len(self.steps.steps) else None
             continues = (
-                following is not None
-                and number + 1 in self.live
-                and sources(following) == (number,)
+                number + 1 in self.live
+                and self.reads[place + 1] == (number,)
                 and readers[number] == 1
                 and number not in (self.results or ())
             )
@@ -222,7 +222,12 @@ class Text(Sizes):
         """A name for what two values make: `y`, or `y1`, `y2`, ... where there are several."""
         if isinstance(step, Add) and readers[step.left] == 1:
             return variable[step.left]
-        if sum(not isinstance(one, Add) and len(sources(one)) > 1 for one in self.steps.steps) == 1:
+        made = [
+            1
+            for one, read in zip(self.steps.steps, self.reads, strict=True)
+            if len(read) > 1 and not isinstance(one, Add)
+        ]
+        if len(made) == 1:
             return self.free("y")
         self.products += 1
         return self.free(f"y{self.products}")

@@ -11,9 +11,9 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from .candidates import Candidate, Elementwise, Traits, Way, readable
+from .candidates import Candidate, Elementwise, Traits, Way, covered, lying
 from .forms import Forms, as_stored, orders_of, subsets
-from .layout import Layout, combined, contiguous, near
+from .layout import Layout, combined, contiguous
 from .plan import Contraction
 from .rates import sure_for
 from .sizes import Dim, Dims
@@ -233,11 +233,10 @@ class _Search(Forms):
         if self.every or looped == as_stored((*looped, *fold), layout)[: len(looped)]:
             return False
         fold = as_stored(fold, layout)
-        return not any(
-            readable(layout, batch, fold, contract, have)
-            for batch in self.batches((*self.step.batch, *looped))
-            for contract in self.contracts
-        )
+        if all(lying(layout, fold, contract) is None for contract in self.contracts):
+            return True
+        batches = self.batches((*self.step.batch, *looped))
+        return not any(covered(layout, batch, have) for batch in batches)
 
     def split(self, looped: Dim, own: Dim, foreign: Dim) -> None:
         """The ways with these axes of one operand in the batch, and the others folded."""
@@ -319,11 +318,12 @@ class _Search(Forms):
         if self.hopeless(least + costs.turns(2)):
             return
         # Whatever the batch is, the matrices themselves have to be readable.
-        contracts = [one for one in self.contracts if self.readable((), folds, one)]
-        if not contracts or any(
-            self.readable(order, folds, contract)
-            for order, contract in itertools.product(self.batches(batch), contracts)
-        ):
+        contracts = []
+        for contract in self.contracts:
+            found = [lying(*pair, contract) for pair in zip(self.layouts, folds, strict=True)]
+            if None not in found:
+                contracts.append((contract, [lie is True for lie in found]))
+        if not contracts or any(map(self.covered, self.batches(batch))):
             return
         held = [costs.count(tuple(name for name in batch if name in one)) for one in self.have]
         for first in batch:
@@ -331,13 +331,8 @@ class _Search(Forms):
             if not 1 < self.sizes[first] <= _MOST_TURNS or self.hopeless(calls + least):
                 continue
             rest = tuple(name for name in batch if name != first)
-            for order, contract in itertools.product(self.batches(rest), contracts):
-                if not self.readable(order, folds, contract):
-                    continue
-                lies = [
-                    near(layout, fold, contract) is True
-                    for layout, fold in zip(self.layouts, folds, strict=True)
-                ]
+            orders = filter(self.covered, self.batches(rest))
+            for order, (contract, lies) in itertools.product(orders, contracts):
                 read = math.fsum(
                     costs.reading(layout, ((first, *order), fold, contract), others, near=lie)
                     for layout, fold, others, lie in zip(
