@@ -70,14 +70,15 @@ class Forms:
         self.work = self.count * self.costs.count(step.contract)
         # Whether it matters in which order an operand is read.
         self.large = [self.costs.large(layout) for layout in self.layouts]
+        # What costs more is not looked at more closely.
         self.limit = math.inf
-        self.operands: dict[tuple[int, Dim, Dim, Dim], list[Form]] = {}
+        rates = self.costs.rates
+        each = min(rates.copy_number, rates.copy_strided) * self.costs.scale
+        self.least_copies = [
+            rates.copy_call + each * self.costs.count(layout.order) for layout in self.layouts
+        ]
         self.copies: dict[tuple[int, Dim], float] = {}
         self.results: dict[Dims, float] = {}
-
-    def hopeless(self, price: float) -> bool:
-        """Whether something costs too much to look at it more closely."""
-        return price > self.limit and not self.every
 
     def batches(self, axes: Dim) -> list[Dim]:
         """The orders of a batch: as it lies in either operand, or as the output has it."""
@@ -89,25 +90,19 @@ class Forms:
         """The axes as the output has them, if it is known."""
         return [tuple(sorted(axes, key=self.wanted.index))] if self.wanted else []
 
-    def operand(self, side: int, batch: Dim, axes: Dim, contract: Dim, least: float) -> list[Form]:
+    def operand(self, side: int, batch: Dim, fold: Dim, contract: Dim, least: float) -> list[Form]:
         """The forms in which an operand may enter a matrix product, which costs so much at least.
 
         Its axes are folded in the order in which they lie in its memory, since another order
         copies; if it is to be copied anyway, the order of the output may be better.
         """
-        key = side, batch, axes, contract
-        found = self.operands.get(key)
-        if found is not None:
-            return found
         layout, have = self.layouts[side], self.have[side]
-        fold = as_stored(axes, layout)
         # Without a stack, torch folds the rows by itself.
         folded = len(contract) > 1 or len(batch) > 1 or bool(batch and len(fold) != 1)
         views = self.costs.rates.view * (folded + (not have.issuperset(batch)))
-        found = self.operands[key] = []
         if not batch and not fold and layout.folds(contract):
-            found.append(Form(views, True, fold, True))  # a vector, read at any distance
-            return found
+            return [Form(views, True, fold, True)]  # a vector, read at any distance
+        found: list[Form] = []
         if readable(layout, batch, fold, contract, have):
             lies = near(layout, fold, contract) is True
             # What has no rows is read either way, and BLAS is told which.
@@ -121,12 +116,15 @@ class Forms:
             # Another order of its axes only pays where the result must be folded.
             if not self.every and (self.output is None or len(self.output) == len(self.wanted)):
                 return found
+        least += views
+        if least + self.least_copies[side] > self.limit:
+            return found
         stack = () if have.isdisjoint(batch) else batch
         call = self.costs.rates.copy_call
-        for order in dict.fromkeys((fold, *self.as_wanted(axes))):
+        for order in dict.fromkeys((fold, *self.as_wanted(fold))):
             for inner in (True, False):
                 target = (*stack, *order, *contract) if inner else (*stack, *contract, *order)
-                if self.hopeless(least + views + call + self.costs.least_copy(target, layout)):
+                if least + call + self.costs.least_copy(target, layout) > self.limit:
                     continue
                 price = self.copies.get((side, target))
                 if price is None:

@@ -82,14 +82,18 @@ class Walks:
             known: how many pages stay known; twice, for two answers.
         """
         pages = first = second = 1.0
+        few, many = known
         for size, step in reversed(loops):
             reach = step * itemsize
-            touched = size if reach >= PAGE else max(1.0, size * reach / PAGE)
+            touched: float = size
+            if reach < PAGE:
+                touched *= reach / PAGE
+                touched = max(touched, 1.0)
             # Those that the inner loops have touched are touched again, and others.
-            first *= size if pages > known[0] else touched
-            second *= size if pages > known[1] else touched
+            first *= size if pages > few else touched
+            second *= size if pages > many else touched
             pages *= touched
-        return max(0.0, first - pages), max(0.0, second - pages)
+        return first - pages, second - pages
 
     def walk_both(
         self, order: Dim, left: Layout, right: Layout

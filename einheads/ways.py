@@ -128,7 +128,8 @@ class _Search(Forms):
         doubtful = self.own is not None and nearly <= self.own[0] <= least / self.sure
         if self.own is not None and doubtful and not sparing:
             return [self.own]
-        return [entry for entry in self.ways if entry[0] <= least * self.slack + views]
+        most = least * self.slack + views
+        return [entry for entry in self.ways if entry[0] <= most]
 
     def elementwise_only(self) -> bool:
         step, traits = self.step, self.traits
@@ -154,7 +155,7 @@ class _Search(Forms):
         step, costs, (left, right) = self.step, self.costs, self.layouts
         call = costs.rates.multiply_call + (costs.rates.sum_call if step.contract else 0.0)
         least = call + self.work * costs.least_elementwise(summed=bool(step.contract))
-        if self.hopeless(least):
+        if least > self.limit:
             return
         # As the operands lie, nothing is read against its order; as the output wants it, nothing
         # is turned afterwards.
@@ -165,7 +166,7 @@ class _Search(Forms):
         for axes in dict.fromkeys(tuple(dict.fromkeys((*order, *rest))) for order in orders):
             dims = tuple((name,) for name in axes)
             for copies, ready, one, other in self.packed(axes):
-                if self.hopeless(ready + least):
+                if ready + least > self.limit:
                     continue
                 way = Elementwise(axes, step.contract, copies=copies)
                 lies = combined(dims, one, other, self.sizes)
@@ -245,21 +246,25 @@ class _Search(Forms):
         summed = self.work // self.count if self.count else 0
         call = rates.bmm_call if batch else rates.mm_call
         least = call + costs.least(count, rows, columns, summed, stacked=bool(batch))
-        if self.hopeless(least):
+        if least > self.limit:
             return
         side = 0 if set(looped).issubset(self.step.left_axes) else 1
         if looped and self.futile(side, looped, foreign if side else own):
             return
         held = [costs.count(tuple(name for name in batch if name in one)) for one in self.have]
         prices: dict[tuple[bool, bool, bool], float] = {}
+        fold, other_fold = as_stored(own, self.layouts[0]), as_stored(foreign, self.layouts[1])
         for order in self.batches(batch):
             for contract in self.contracts:
-                for first in self.operand(0, order, own, contract, least):
-                    if self.hopeless(least + first.price):
-                        continue
-                    for second in self.operand(1, order, foreign, contract, least):
+                firsts = self.operand(0, order, fold, contract, least)
+                if not firsts:
+                    continue
+                cheapest = least + min([first.price for first in firsts])
+                seconds = self.operand(1, order, other_fold, contract, cheapest)
+                for first in firsts:
+                    for second in seconds:
                         copies = first.price + second.price
-                        if self.hopeless(least + copies):
+                        if least + copies > self.limit:
                             continue
                         for swapped in (False, True):
                             one, other = (second, first) if swapped else (first, second)
@@ -277,7 +282,7 @@ class _Search(Forms):
                                     different=(held[swapped], held[not swapped]),
                                 )
                             price = call + copies + prices[key]
-                            if self.hopeless(price):
+                            if price > self.limit:
                                 continue
                             # Among equals: as it is written.
                             price += self.result((order, one.fold, other.fold)) + 0.5 * swapped
@@ -315,7 +320,7 @@ class _Search(Forms):
         summed = self.work // self.count if self.count else 0
         least = costs.least(count, rows, columns, summed, stacked=True)
         folds = as_stored(own, self.layouts[0]), as_stored(foreign, self.layouts[1])
-        if self.hopeless(least + costs.turns(2)):
+        if least + costs.turns(2) > self.limit:
             return
         # Whatever the batch is, the matrices themselves have to be readable.
         contracts = []
@@ -328,7 +333,7 @@ class _Search(Forms):
         held = [costs.count(tuple(name for name in batch if name in one)) for one in self.have]
         for first in batch:
             calls = costs.turns(self.sizes[first])
-            if not 1 < self.sizes[first] <= _MOST_TURNS or self.hopeless(calls + least):
+            if not 1 < self.sizes[first] <= _MOST_TURNS or calls + least > self.limit:
                 continue
             rest = tuple(name for name in batch if name != first)
             orders = filter(self.covered, self.batches(rest))
@@ -387,6 +392,6 @@ class _Search(Forms):
             if any(inner in layout.order and inner != layout.unit for layout in (one, other)):
                 continue  # a line of memory would be read at every turn, for one number of it
             price = ready + self.costs.multiply_in_turns(step.contract[0], lies.order, one, other)
-            if not self.hopeless(price):
+            if price <= self.limit:
                 price += self.reader(lies, flat(way.result))
                 self.add(price, way, free=True not in copies)
