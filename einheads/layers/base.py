@@ -148,7 +148,7 @@ class Einsum(nn.Module):
             self.declared.fail_count(len(inputs))
         parameters = self._parameters
         try:
-            own: list[Any] = [parameters[name] for name in self._parameter_names]
+            own: list[Any] = [*map(parameters.__getitem__, self._parameter_names)]
         except KeyError:
             # A parametrization, such as torch's weight norm, moves a parameter behind an attribute.
             own = [getattr(self, name) for name in self._parameter_names]
