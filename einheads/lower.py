@@ -89,7 +89,7 @@ def drafts(
     return sorted(written.values(), key=lambda draft: draft.price)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Draft:
     """Steps and their price.
 
@@ -183,7 +183,7 @@ class Lowering:
         if self.writer.bias is not None and count:
             every = _by_innermost(every)
         for cost, chosen in every[:most]:
-            # Rough prices leave out, and add nothing.
+            # Rough prices leave out more than they add. With a bias, the next one may cost less.
             if best is not None and best.price * _NO_LESS <= cost:
                 continue
             draft = self.written(chosen)

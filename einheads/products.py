@@ -49,7 +49,7 @@ class ProductCosts(Walks):
     def reading(
         self, layout: Layout, axes: tuple[Dim, Dim, Dim], others: Dim, *, near: bool
     ) -> float:
-        """The same for an operand of a matrix product.
+        """What it costs that an operand of a matrix product comes back to pages of memory.
 
         Args:
             layout: of the operand.

@@ -93,7 +93,8 @@ class Walks:
             first *= size if pages > few else touched
             second *= size if pages > many else touched
             pages *= touched
-        return first - pages, second - pages
+        # Loops that do not run come back to nothing.
+        return max(0.0, first - pages), max(0.0, second - pages)
 
     def walk_both(
         self, order: Dim, left: Layout, right: Layout

@@ -50,8 +50,8 @@ def ways(
 ) -> list[tuple[float, Way]]:
     """The ways worth trying, with their prices, the cheapest first.
 
-    What is written down costs no less than its price here, and more only for what is not seen here:
-    a bias, and a view or two.
+    What is written down costs about as much: more for what is not seen here, such as a bias; less
+    where an operand is copied once before it is expanded, and again afterwards.
 
     Args:
         step: the contraction.
@@ -123,7 +123,7 @@ class _Search(Forms):
         least, views = self.ways[0][0], 2 * self.costs.rates.view
         # That one makes a view or a copy less is never in doubt.
         sparing = self.own_copies and least == self.least_free
-        # Nor is it in a small contraction; in a large one it does not matter.
+        # Nor are two views in a small contraction, where they count; in a large one they do not.
         nearly = least if least > _LARGE * views else least + views
         doubtful = self.own is not None and nearly <= self.own[0] <= least / self.sure
         if self.own is not None and doubtful and not sparing:

@@ -7,15 +7,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+import torch
 
+from einheads.bench.suites import random_cases
+from einheads.candidates import Candidate, Traits
 from einheads.costs import Costs
+from einheads.functional import einsum
 from einheads.layout import contiguous, in_order
-from einheads.lower import lower
+from einheads.lower import drafts, lower
 from einheads.pattern import parse
 from einheads.plan import plan
+from einheads.price import price
 from einheads.rates import AVX2, AVX512
 from einheads.sizes import bind
 from einheads.steps import Bmm
+from einheads.ways import ways
 
 PAGE = 4096
 
@@ -128,11 +134,11 @@ def test_few_rows_do_not_hide_how_the_other_operand_is_read() -> None:
 def test_rows_that_fill_no_vectors(columns: int, slower: bool) -> None:  # noqa: FBT001
     """Long ones are written more slowly."""
 
-    def price(ragged: float) -> float:
+    def cost(ragged: float) -> float:
         costs = Costs(replace(AVX512, ragged_result=ragged), {}, 4)
         return costs.product(7, 30, columns, 20, left=True, right=False, stacked=True)
 
-    more = price(1.0) - price(0.0)
+    more = cost(1.0) - cost(0.0)
     assert more == (pytest.approx(7 * 30 * columns) if slower else 0)
 
 
@@ -145,16 +151,16 @@ def test_nothing_of_it_was_seen_without_avx512() -> None:
 def test_tiny_dot_products_are_made_in_fours(contract: int) -> None:
     """What does not fill a four is added one by one."""
 
-    def price(contract: int, *, right: bool) -> float:
+    def cost(contract: int, *, right: bool) -> float:
         costs = Costs(AVX512, {}, 4)
         return costs.product(100, 1, 20, contract, left=True, right=right, stacked=True)
 
     results = 100 * 20
-    rest = price(contract, right=True) - 100 * AVX512.tiny_matrix - results * AVX512.tiny_result
+    rest = cost(contract, right=True) - 100 * AVX512.tiny_matrix - results * AVX512.tiny_result
     each = contract * AVX512.tiny_near + contract % 4 * AVX512.tiny_rest
     assert rest == pytest.approx(results * each)
     # Nothing of the kind where columns are read at a distance.
-    more = price(contract + 1, right=False) - price(contract, right=False)
+    more = cost(contract + 1, right=False) - cost(contract, right=False)
     assert more == pytest.approx(results * AVX512.tiny_far)
 
 
@@ -169,7 +175,103 @@ def test_no_product_costs_less_than_the_least(itemsize: int) -> None:
         least = costs.least(batch, rows, columns, contract, stacked=stacked)
         for left in (True, False):
             for right in (True, False):
-                price = costs.product(
+                found = costs.product(
                     batch, rows, columns, contract, left=left, right=right, stacked=stacked
                 )
-                assert price >= least * (1 - 1e-9)
+                assert found >= least * (1 - 1e-9)
+
+
+EMPTY = [
+    ("b i, o i -> b o", (0, 2048), (2048, 2048)),
+    ("b c i, o i -> b c o", (0, 3, 2048), (2048, 2048)),
+    ("b c i, o i -> c o b", (0, 3, 2048), (2048, 2048)),
+    ("b i, b j, i j o -> b o", (0, 256), (0, 256), (256, 256, 64)),
+    ("b i, h i, o h -> b o", (0, 2048), (2048, 2048), (8, 2048)),
+    ("a b, c b z -> z c a", (2048, 1024), (5, 1024, 0)),
+]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("pattern", "shapes"), [(one[0], one[1:]) for one in EMPTY])
+def test_empty_tensors_meet_large_ones(
+    pattern: str,
+    shapes: tuple[tuple[int, ...], ...],
+    bias: bool,  # noqa: FBT001
+) -> None:
+    """Nothing is read then, which costs nothing, and not less than that."""
+    bound = bind(parse(pattern), shapes)
+    last = bound.output[-1] if bias else None
+    chosen = plan(bound)
+    assert lower(bound, chosen, bias=last).steps
+    every = drafts(bound, chosen, bias=last)
+    assert every
+    assert all(draft.price > 0 for draft in every)
+    tensors = [torch.zeros(shape) for shape in shapes]
+    wanted = tuple(bound.sizes[name] for (name,) in bound.output)
+    assert einsum(pattern, *tensors).shape == wanted
+
+
+def test_the_search_reads_as_the_price_does() -> None:
+    """What nothing is copied for costs the same in both, but for a view or two."""
+    pattern, shapes = "a b, c d e a b -> a e d c", [(14, 40), (27, 58, 9, 14, 40)]
+    bound = bind(parse(pattern), shapes)
+    (step,) = plan(bound).contractions
+    layouts = [in_order(dims, bound.sizes) for dims in bound.operands]
+    seen = 0
+    for cost, way in ways(step, *layouts, bound.sizes, Traits(), bound.output, slack=9.0):
+        steps = lower(bound, plan(bound), layouts, chosen=[way])
+        if steps.copies or not isinstance(way, Candidate):
+            continue
+        axes = [(way.batch, one, way.contract) for one in (way.rows, way.columns)]
+        costs = Costs(AVX512, bound.sizes, 4)
+        operands = reversed(layouts) if way.swapped else layouts
+        read = [
+            costs.reading(lies, some, other, near=True)
+            for lies, some, other in zip(operands, axes, (way.columns, way.rows), strict=True)
+        ]
+        seen += max(read) > 1e5
+        exact = price(steps, layouts, bound.sizes)
+        assert exact == pytest.approx(cost, abs=4 * AVX512.view)
+    assert seen
+
+
+def test_products_in_turns_come_back_to_pages() -> None:
+    """At each turn, if a page holds numbers of all turns."""
+    sizes = {"a": 30, "b": 1400, "c": 180}
+    large = in_order((("b",), ("a",), ("c",)), sizes)
+    small = in_order((("a",),), sizes)
+    hasty = Costs(replace(AVX512, tlb_first=0.0, tlb_second=0.0), sizes, 4)
+    costs = Costs(AVX512, sizes, 4)
+    waited = [
+        costs.multiply_in_turns(turn, order, large, small)
+        - hasty.multiply_in_turns(turn, order, large, small)
+        for turn, order in (("a", ("b", "c")), ("b", ("a", "c")))
+    ]
+    # A row for each `b`, at each turn but the first one; the other way around, memory is walked
+    # through in its order.
+    rows = 29 * 1400
+    assert waited[0] == pytest.approx(rows * (AVX512.tlb_first + AVX512.tlb_second), rel=0.2)
+    assert waited[1] == 0
+    plain = [one.multiply(("a", "b", "c"), large, small) for one in (costs, hasty)]
+    assert plain[0] > 1.01 * plain[1]
+
+
+def test_two_views_decide_nothing_in_a_large_contraction() -> None:
+    """Torch's own lowering is taken there, if it is a tie; where views count, what has fewer."""
+    views = 2 * AVX512.view
+    large, small = 0, 0
+    for case in random_cases(150, seed=31):
+        bound = bind(parse(case.pattern), case.shapes)
+        (step,) = plan(bound).contractions
+        own = [in_order(dims, bound.sizes) for dims in bound.operands]
+        told = step, *own, bound.sizes, Traits(), bound.output
+        (least, _), *_ = ways(*told, slack=1.0)
+        wary = ways(*told, slack=1.0, cautious=True)
+        if len(wary) > 1:
+            continue
+        more = wary[0][0] - least
+        assert more <= max(views, least * (1 / 0.99 - 1)) + 1
+        large += 0 < more <= views and least > 50 * views
+        small += 0 < more <= views and least < 50 * views
+    assert large > 0
+    assert small == 0
