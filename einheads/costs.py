@@ -71,17 +71,20 @@ class Costs(ProductCosts):
         """What it costs to come back to pages of memory whose addresses are no longer known."""
         first, second = self.revisits(loops, self.itemsize)
         cost = first * self.rates.tlb_first + second * self.rates.tlb_second
-        return cost * (_ALONE if loops and loops[-1][1] > 1 else 1.0)
+        return cost * (_ALONE if loops[-1][1] > 1 else 1.0)
 
-    def least_copy(self, order: Dim, layout: Layout) -> float:
-        """What a copy costs at least, which is found out faster."""
-        for last in reversed(order):
-            if self.sizes[last] != 1:
-                strided = self.strides(layout).get(last, 0) > 1
-                break
+    def least_copy(self, layout: Layout, order: Dim | None = None) -> float:
+        """What a copy costs at least, into this order or into any, which is found out faster."""
+        rates = self.rates
+        if order is None:
+            order, each = layout.order, min(rates.copy_number, rates.copy_strided)
         else:
-            strided = False
-        each = self.rates.copy_strided if strided else self.rates.copy_number
+            each = rates.copy_number
+            for last in reversed(order):
+                if self.sizes[last] != 1:
+                    if self.strides(layout).get(last, 0) > 1:
+                        each = rates.copy_strided
+                    break
         return self.count(order) * each * self.scale
 
     def distance(self, loops: Sequence[tuple[int, int]]) -> float:

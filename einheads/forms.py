@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .candidates import Traits, covered, readable
+from .candidates import Traits, covered, lying
 from .costs import Costs
-from .layout import Layout, contiguous, near
+from .layout import Layout, contiguous
 from .plan import Contraction
 from .rates import rates_for
 from .sizes import Dim, Dims
@@ -72,11 +72,8 @@ class Forms:
         self.large = [self.costs.large(layout) for layout in self.layouts]
         # What costs more is not looked at more closely.
         self.limit = math.inf
-        rates = self.costs.rates
-        each = min(rates.copy_number, rates.copy_strided) * self.costs.scale
-        self.least_copies = [
-            rates.copy_call + each * self.costs.count(layout.order) for layout in self.layouts
-        ]
+        call = self.costs.rates.copy_call
+        self.least_copies = [call + self.costs.least_copy(layout) for layout in self.layouts]
         self.copies: dict[tuple[int, Dim], float] = {}
         self.results: dict[Dims, float] = {}
 
@@ -103,8 +100,8 @@ class Forms:
         if not batch and not fold and layout.folds(contract):
             return [Form(views, True, fold, True)]  # a vector, read at any distance
         found: list[Form] = []
-        if readable(layout, batch, fold, contract, have):
-            lies = near(layout, fold, contract) is True
+        lies = lying(layout, fold, contract) if covered(layout, batch, have) else None
+        if lies is not None:
             # What has no rows is read either way, and BLAS is told which.
             forms = (side == 0, side == 1) if batch and not fold else (lies,)
             read = views
@@ -124,7 +121,7 @@ class Forms:
         for order in dict.fromkeys((fold, *self.as_wanted(fold))):
             for inner in (True, False):
                 target = (*stack, *order, *contract) if inner else (*stack, *contract, *order)
-                if least + call + self.costs.least_copy(target, layout) > self.limit:
+                if least + call + self.costs.least_copy(layout, target) > self.limit:
                     continue
                 price = self.copies.get((side, target))
                 if price is None:

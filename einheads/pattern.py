@@ -19,7 +19,7 @@ from typing import NamedTuple
 from .errors import PatternError, Span, appearance, not_a_pattern
 
 
-class _Item:
+class _Named:
     """What has named axes."""
 
     __slots__ = ()
@@ -36,7 +36,7 @@ class _Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Axis(_Item):
+class Axis(_Named):
     """A named dimension."""
 
     name: str
@@ -52,7 +52,7 @@ class Axis(_Item):
 
 
 @dataclass(frozen=True, slots=True)
-class Unit(_Item):
+class Unit(_Named):
     """The axis `1`, which has no name and size one."""
 
     span: Span
@@ -62,7 +62,7 @@ class Unit(_Item):
 
 
 @dataclass(frozen=True, slots=True)
-class Dots(_Item):
+class Dots(_Named):
     """The axes under `...`."""
 
     span: Span
@@ -72,7 +72,7 @@ class Dots(_Item):
 
 
 @dataclass(frozen=True, slots=True)
-class Group(_Item):
+class Group(_Named):
     """A composite axis such as `(h d)`: one dimension of the tensor, several axes."""
 
     parts: tuple[Axis | Unit, ...]
@@ -91,7 +91,7 @@ Item = Axis | Unit | Dots | Group
 
 
 @dataclass(frozen=True, slots=True)
-class Term(_Item):
+class Term(_Named):
     """One operand, or the output: its items from left to right."""
 
     items: tuple[Item, ...]
@@ -270,7 +270,7 @@ class _Token(NamedTuple):
 
 
 # A word of ASCII is read at once; with other letters, not all is a letter that continues a name.
-_TOKEN = re.compile(r"(?P<space>\s+)|->|\.\.\.|[(),]|[A-Za-z0-9_]+(?![^\W]|[^\x00-\x7f])")
+_TOKEN = re.compile(r"(?P<space>\s+)|->|\.\.\.|[(),]|[A-Za-z0-9_]+(?!\w|[^\x00-\x7f])")
 
 
 def _tokens(text: str) -> Iterator[_Token]:

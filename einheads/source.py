@@ -90,8 +90,14 @@ class Text(Sizes):
     ) -> None:
         super().__init__(steps, names)
         self.results = results
-        # The values that each step reads.
+        # The values that each step reads, and whether one step alone brings several together.
         self.reads = [sources(step) for step in steps.steps]
+        together = [
+            step
+            for step, read in zip(steps.steps, self.reads, strict=True)
+            if len(read) > 1 and not isinstance(step, Add)
+        ]
+        self.single = len(together) == 1
         self.live = live(steps, [steps.result] if results is None else results)
         self.given = given
         self.taken = {"torch", "F", "zip", *names}
@@ -222,12 +228,7 @@ class Text(Sizes):
         """A name for what two values make: `y`, or `y1`, `y2`, ... where there are several."""
         if isinstance(step, Add) and readers[step.left] == 1:
             return variable[step.left]
-        made = [
-            1
-            for one, read in zip(self.steps.steps, self.reads, strict=True)
-            if len(read) > 1 and not isinstance(one, Add)
-        ]
-        if len(made) == 1:
+        if self.single:
             return self.free("y")
         self.products += 1
         return self.free(f"y{self.products}")

@@ -85,10 +85,7 @@ class Walks:
         few, many = known
         for size, step in reversed(loops):
             reach = step * itemsize
-            touched: float = size
-            if reach < PAGE:
-                touched *= reach / PAGE
-                touched = max(touched, 1.0)
+            touched = size if reach >= PAGE else max(1.0, size * reach / PAGE)
             # Those that the inner loops have touched are touched again, and others.
             first *= size if pages > few else touched
             second *= size if pages > many else touched

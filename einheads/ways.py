@@ -338,26 +338,22 @@ class _Search(Forms):
             rest = tuple(name for name in batch if name != first)
             orders = filter(self.covered, self.batches(rest))
             for order, (contract, lies) in itertools.product(orders, contracts):
-                read = math.fsum(
+                call = calls + math.fsum(
                     costs.reading(layout, ((first, *order), fold, contract), others, near=lie)
                     for layout, fold, others, lie in zip(
                         self.layouts, folds, reversed(folds), lies, strict=True
                     )
                 )
                 for one, other in ((0, 1), (1, 0)):
-                    price = (
-                        calls
-                        + read
-                        + costs.product(
-                            count,
-                            (rows, columns)[one],
-                            (rows, columns)[other],
-                            summed,
-                            left=lies[one],
-                            right=lies[other],
-                            stacked=True,
-                            different=(held[one], held[other]),
-                        )
+                    price = call + costs.product(
+                        count,
+                        (rows, columns)[one],
+                        (rows, columns)[other],
+                        summed,
+                        left=lies[one],
+                        right=lies[other],
+                        stacked=True,
+                        different=(held[one], held[other]),
                     )
                     way = Candidate(
                         (first, *order),

@@ -64,7 +64,7 @@ def test_random_products() -> None:
     for case in random_products(30, seed=5):
         tensors = case.tensors()
         bound = bind(parse(case.pattern), [x.shape for x in tensors])
-        for draft in drafts(bound, plan(bound), traits=CUDA)[:12]:
+        for draft in drafts(bound, plan(bound), traits=CUDA):
             steps = placed(draft.steps, bound.sizes)
             if places(steps):
                 result = run(steps, case, tensors, bound.sizes)
@@ -72,7 +72,7 @@ def test_random_products() -> None:
                 found += 1
                 assert result.is_contiguous()
                 assert steps.steps[-1].dims == bound.output
-    assert found > 20
+    assert found > 40
 
 
 def test_the_text() -> None:

@@ -256,7 +256,7 @@ def test_what_is_hardly_cheaper_is_left_to_torch() -> None:
         assert isinstance(way, Candidate)
         assert set(way.batch) == set(step.batch)
         assert (price, way) in every
-        assert fewest[0][0] <= price <= fewest[0][0] / sure
+        assert fewest[0][0] < price <= fewest[0][0] / sure
         steps = lower(bound, plan(bound))
         assert steps == lower(bound, plan(bound), chosen=[way])
     assert kept > 20
