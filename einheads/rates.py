@@ -26,7 +26,7 @@ from .units import Rates
 # numbers take 0.05 to 0.08 more for each number of a result whose rows do not fill vectors, be it
 # in a cache or not. `tlb_first` and `tlb_second`, which take the place of `copy_page`: where the
 # worst choices waited for addresses. On 1,050 new contractions (26,938 lowerings) the choice takes
-# 1.054 times as long as the fastest one, 2.4 times at worst; without the last three 1.070 and 3.8.
+# 1.054 times as long as the fastest one, 2.4 times at worst; with the old ones 1.070 and 3.6.
 AVX512 = Rates(
     view=769.0,
     copy_call=1860.0,
