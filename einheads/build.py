@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .layout import Layout, combined, contiguous
+from .layout import Layout, combined, contiguous, runs
 from .sizes import Dim, Dims
-from .steps import Add, Diagonal, Expand, Multiply, Permute, Reshape, Step, Sum, flat
+from .steps import Add, Diagonal, Expand, Multiply, Permute, Reshape, Step, Sum, elements, flat
+
+# So few numbers are gathered in less time than another call takes.
+_FEW = 8192
 
 
 @dataclass
@@ -20,7 +23,7 @@ class Builder:
 
     Attributes:
         inputs: the dimensions of each input.
-        sizes: of every axis; only to tell what axes of size one do to a layout.
+        sizes: of every axis; to tell what axes of size one do to a layout, and what is small.
         steps: what has been written down.
         known: the layout of each value.
     """
@@ -159,8 +162,11 @@ class Builder:
             (place for place, dim in enumerate(apart) if present[place] or not dim), len(apart)
         )
         number = self.regroup(number, present[lead:])
-        layout = self.known[number]
-        number = self.emit(Expand(number, apart), layout)
+        copied = apart != target and elements(apart, self.sizes) > _FEW
+        if copied and not runs(self.known[number], flat(present)):
+            # It will be copied many times over: then in runs, from one copy that is in order.
+            number = self.emit(Reshape(number, copies=True, dims=present[lead:]))
+        number = self.emit(Expand(number, apart), self.known[number])
         if apart != target:
             number = self.emit(Reshape(number, copies=True, dims=target))
         return number

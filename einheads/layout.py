@@ -138,6 +138,11 @@ def near(layout: Layout, fold: Dim, contract: Dim) -> bool | None:
     return False if other is not None and other == layout.unit else None
 
 
+def runs(layout: Layout, axes: Dim) -> bool:
+    """Whether the last of these axes is the innermost one, so that a copy moves runs of numbers."""
+    return _last(axes, layout.order) == layout.unit
+
+
 def _last(axes: Dim, order: Dim) -> str | None:
     """The last of the axes that has a place in this order."""
     for name in reversed(axes):

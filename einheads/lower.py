@@ -181,7 +181,7 @@ class Lowering:
             cautious=count == 1 and self.writer.bias is None and self.writer.output is not None,
         )
         if self.writer.bias is not None and count:
-            every = _by_innermost(every)
+            every = _by_innermost(every, self.plan.sizes)
         for cost, chosen in every[:most]:
             # Rough prices leave out more than they add. With a bias, the next one may cost less.
             if best is not None and best.price * _NO_LESS <= cost:
@@ -216,17 +216,18 @@ class Lowering:
 
 
 def _by_innermost(
-    every: list[tuple[float, tuple[Way, ...]]],
+    every: list[tuple[float, tuple[Way, ...]]], sizes: Mapping[str, int]
 ) -> list[tuple[float, tuple[Way, ...]]]:
     """The cheapest for each innermost axis of the result before the others.
 
     A bias that is added to the result afterwards goes along that axis, in runs long or short.
     """
-    seen: set[Dim] = set()
+    seen: set[str | None] = set()
     first: list[tuple[float, tuple[Way, ...]]] = []
     others: list[tuple[float, tuple[Way, ...]]] = []
     for entry in every:
-        inner = flat(entry[1][-1].result)[-1:]
+        made = flat(entry[1][-1].result)
+        inner = next((name for name in reversed(made) if sizes[name] != 1), None)
         (others if inner in seen else first).append(entry)
         seen.add(inner)
     return first + others

@@ -212,6 +212,8 @@ class _Program:
 
     def near(self, number: int, fold: Dim, contract: Dim, *, natural: bool) -> bool | None:
         """How BLAS finds an operand; see `Costs.product`."""
+        if len(self.steps.dims(number)) == 1:
+            return True  # a vector is read along its sum, at any distance
         found = near(self.layouts[number], fold, contract)
         if fold or not found:
             return found

@@ -13,14 +13,14 @@ from einheads.bench.suites import random_cases
 from einheads.candidates import Candidate, Traits
 from einheads.costs import Costs
 from einheads.functional import einsum
-from einheads.layout import contiguous, in_order
+from einheads.layout import contiguous, in_order, layout
 from einheads.lower import drafts, lower
 from einheads.pattern import parse
 from einheads.plan import plan
 from einheads.price import price
 from einheads.rates import AVX2, AVX512
 from einheads.sizes import bind
-from einheads.steps import Bmm
+from einheads.steps import Bmm, Matmul, Steps
 from einheads.ways import ways
 
 PAGE = 4096
@@ -275,3 +275,15 @@ def test_two_views_decide_nothing_in_a_large_contraction() -> None:
         small += 0 < more <= views and least < 50 * views
     assert large > 0
     assert small == 0
+
+
+def test_the_dot_product_of_two_vectors_waits_for_nothing() -> None:
+    """Both are read along the axis that is summed, whichever is on the right."""
+    sizes = {"i": 5000}
+    vector = contiguous((("i",),), sizes)
+    apart = layout((("i",),), (3,), sizes)
+    product = Matmul(0, 1, ("i",), ())
+    steps = Steps(((("i",),), (("i",),)), (product,), 2)
+    for lies in ([vector, vector], [apart, vector], [vector, apart]):
+        found = price(steps, lies, sizes, 4, AVX512)
+        assert found == pytest.approx(AVX512.mm_call + 5000 * AVX512.vector_near, rel=0.01)

@@ -11,15 +11,27 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import einheads
+from einheads.build import Builder
 from einheads.candidates import Traits
 from einheads.compiled import compile_source
-from einheads.layout import layout
+from einheads.layout import in_order, layout
 from einheads.lower import drafts, lower
 from einheads.pattern import parse
 from einheads.plan import plan
 from einheads.sizes import bind
 from einheads.source import write
-from einheads.steps import Bmm, Expand, Linear, Matmul, Multiply, Permute, Reshape, Steps, Sum
+from einheads.steps import (
+    Bmm,
+    Expand,
+    Linear,
+    Matmul,
+    Multiply,
+    Permute,
+    Reshape,
+    Steps,
+    Sum,
+    flat,
+)
 from oracle import oracle
 
 SIZES = {"a": 2, "b": 3, "c": 5, "d": 7, "e": 1}
@@ -183,6 +195,30 @@ def test_a_missing_axis_is_looped_at_stride_zero() -> None:
     steps = steps_of("j k, i j k l -> i l", (32, 32), (64, 32, 32, 64))
     assert Expand in kinds(steps)
     assert steps.copies == ()
+
+
+def test_what_is_repeated_and_copied_is_copied_in_order_before() -> None:
+    """A batch of which an operand lacks some axes is gathered once, and then repeated in runs."""
+    stored, axes = (("c",), ("a",), ("b",)), ("a", "e", "b", "c")
+    for sizes, last, copies in (
+        # The innermost axis would be read at a distance, five times over.
+        ({"a": 23, "b": 11, "c": 13, "e": 5}, ("b", "c"), [("a", "b", "c"), axes]),
+        # It is the one that lies innermost: runs of it are moved at once.
+        ({"a": 23, "b": 11, "c": 13, "e": 5}, ("c", "b"), [("a", "e", "c", "b")]),
+        # Another call would take longer than all of it.
+        ({"a": 3, "b": 11, "c": 13, "e": 5}, ("b", "c"), [axes]),
+    ):
+        build = Builder((stored,), sizes, known={0: in_order(stored, sizes)})
+        target = (("a", "e"), *((name,) for name in last))
+        result = build.arrange(0, target)
+        steps = Steps(build.inputs, tuple(build.steps), result, ("e",))
+        assert [flat(steps.dims(number)) for number in steps.copies] == copies
+        tensor = torch.randn(*(sizes[name] for name in "cab"))
+        text = write(steps, ("x",), title="a copy")
+        done = compile_source(text, "contract", "<copied before>")(tensor, sizes["e"])
+        pattern = f"c a b, e -> (a e) {' '.join(last)}"
+        ones = np.ones(sizes["e"])
+        np.testing.assert_array_equal(done.numpy(), oracle(pattern, tensor.numpy(), ones))
 
 
 def test_a_copy_has_to_pay_for_itself() -> None:
