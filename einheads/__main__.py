@@ -23,6 +23,8 @@ from . import EinheadsError, __version__, explain, source
 # What a shell reports for a program that was ended by the signals of Ctrl-C and of a closed pipe.
 _INTERRUPTED, _PIPE_CLOSED = 130, 141
 
+_MOST_THREADS = 1024
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Not every terminal can show every name of an axis; better an escape than no answer.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        status = _run(_parser().parse_args(argv))
+        status = _run(_parsed(argv))
         # A closed pipe shows only when the text really leaves; at exit it would be too late to
         # catch it.
         sys.stdout.flush()
@@ -72,6 +74,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _give_up_output() -> None:
     """Let Python, which flushes once more at exit, not complain about the same stream again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; sizes may stand behind options, too."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(argv)
+    sizes = [word for word in rest if "=" in word and not word.startswith("-")]
+    if rest and (len(sizes) < len(rest) or not hasattr(options, "sizes")):
+        spaced = "; before a pattern without operands, write a space" if "->" in rest[0] else ""
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{spaced}")
+    if sizes:
+        options.sizes = [*options.sizes, *sizes]
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,13 +118,28 @@ def _parser() -> argparse.ArgumentParser:
                 "--svg", metavar="FILE", type=Path, help="also draw it into a file"
             )
     purpose = "time suites of patterns, or one of your own, against the alternatives"
-    bench = commands.add_parser("bench", help=purpose, description=purpose)
+    bench = commands.add_parser(
+        "bench",
+        help=purpose,
+        description=purpose,
+        # Options that take several words would take the pattern as well.
+        usage="%(prog)s [-h] [PATTERN AXIS=SIZE ...] [--suite NAME ...] [--threads N ...] "
+        "[--device D] [--rounds R] [--json FILE] [--no-search] [--calibrate]",
+    )
     bench.add_argument(
         "pattern", metavar="PATTERN", nargs="?", help="instead of suites; needs all sizes"
     )
     bench.add_argument("sizes", metavar="AXIS=SIZE", nargs="*", help="the size of every axis")
-    bench.add_argument("--suite", metavar="NAME", nargs="+", help="suites to run, all by default")
-    bench.add_argument("--threads", metavar="N", nargs="+", type=_count, help="1 by default")
+    bench.add_argument(
+        "--suite",
+        metavar="NAME",
+        nargs="+",
+        action="extend",
+        help="suites to run, all by default",
+    )
+    bench.add_argument(
+        "--threads", metavar="N", nargs="+", action="extend", type=_threads, help="1 by default"
+    )
     bench.add_argument("--device", metavar="D", help="such as cpu or cuda")
     bench.add_argument("--rounds", metavar="R", type=_count, help="turns of every contestant")
     bench.add_argument("--json", metavar="FILE", type=Path, help="keep everything in a file")
@@ -185,6 +215,11 @@ def _bench(options: argparse.Namespace) -> int:
         "pattern": options.pattern,
         "sizes": _sizes(options.sizes),
     }
+    if options.calibrate and options.json is not None:
+        raise EinheadsError(
+            "a calibration prints its rates, and keeps no file",
+            notes=["write: python -m einheads bench --calibrate"],
+        )
     wanted = bench.Options(**{name: value for name, value in chosen.items() if value is not None})
     lines = bench.calibrated(wanted) if options.calibrate else bench.tell(wanted, options.json)
     try:
@@ -227,7 +262,15 @@ def _sizes(words: Iterable[str]) -> dict[str, int]:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a positive number is wanted, not {text}")
+        before = "; the pattern stands before all options" if "->" in text else ""
+        raise argparse.ArgumentTypeError(f"a positive number is wanted, not {text}{before}")
+    return int(text)
+
+
+def _threads(text: str) -> int:
+    # Torch makes as many as it is told to, and dies of too many.
+    if _count(text) > _MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"at most {_MOST_THREADS} are wanted, not {text}")
     return int(text)
 
 

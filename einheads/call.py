@@ -32,6 +32,7 @@ from .operands import (
     function_modes,
     modes,
     ordinary,
+    transforms,
     unfollowed,
 )
 from .program import autocasts, cache, prepare
@@ -114,20 +115,29 @@ def apply(
     entry: Entry | None = None
     recent = cache.recent
     try:
-        for told, like, found in recent.calls.get((declaration, given, _grad_enabled()), ()):
-            if (
-                like(*tensors)
-                and (told is given or _exact(given))
-                # What a guard does not see.
-                and not modes()
-                and not function_modes()
-                and forward_ad._current_level < 0  # noqa: SLF001
+        calls = recent.calls.get((declaration, given, _grad_enabled()))
+        # What a guard does not see, or is brought down by: the whole process, if it asks a nested
+        # tensor, or one in a transform, for its strides.
+        if calls and not (
+            modes() or function_modes() or transforms() or forward_ad._current_level >= 0  # noqa: SLF001
+        ):
+            # Behind the only input of a layer come parameters.
+            alone = type(declaration) is Declaration and declaration.inputs == 1
+            # What stands in for a tensor says neither yes nor no.
+            if tensors[0].is_nested is False and (
+                alone
+                or (
+                    tensors[-1].is_nested is False
+                    and (len(tensors) < 3 or all(one.is_nested is False for one in tensors))
+                )
             ):
-                run = found
-                break
-    except TypeError:
-        # The wrong number of tensors, or something that cannot be looked up, will be refused in our
-        # words.
+                for told, like, found in calls:
+                    if like(*tensors) and (told is given or _exact(given)):
+                        run = found
+                        break
+    except (TypeError, AttributeError, IndexError):
+        # The wrong number of tensors, no tensors at all, or something that cannot be looked up,
+        # will be refused in our words.
         run = None
     if run is None:
         entry = _looked_up(declaration, given, tensors)

@@ -59,7 +59,8 @@ class Candidate:
         columns: axes folded into the columns of the right matrix.
         contract: the summed axes, in the order in which they are folded.
         swapped: whether the right operand of the contraction is the left matrix.
-        near: for the left and the right matrix, whether a copy has the summed axes innermost.
+        near: for the left and the right matrix, whether a copy has the summed axes innermost. A
+            vector that lies at a distance is copied for that.
         each: whether there is a stack for each index of the first axis, one after the other, since
             no stride covers that axis and the rest of the batch.
     """

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from .candidates import Traits, covered, lying
 from .costs import Costs
-from .layout import Layout, contiguous
+from .layout import Layout, contiguous, runs
 from .plan import Contraction
 from .rates import rates_for
 from .sizes import Dim, Dims
@@ -97,10 +97,15 @@ class Forms:
         # Without a stack, torch folds the rows by itself.
         folded = len(contract) > 1 or len(batch) > 1 or bool(batch and len(fold) != 1)
         views = self.costs.rates.view * (folded + (not have.issuperset(batch)))
-        if not batch and not fold and layout.folds(contract):
-            return [Form(views, True, fold, True)]  # a vector, read at any distance
         found: list[Form] = []
-        lies = lying(layout, fold, contract) if covered(layout, batch, have) else None
+        vector = not batch and not fold
+        if vector and layout.folds(contract):
+            # It is read at any distance, but maybe slowly, and again for each row that it meets.
+            dense, apart = runs(layout, contract), self.costs.apart(layout, contract, self.work)
+            found.append(Form(views + apart, dense, fold, True))
+            if dense or not (apart or self.every):
+                return found
+        lies = None if vector or not covered(layout, batch, have) else lying(layout, fold, contract)
         if lies is not None:
             # What has no rows is read either way, and BLAS is told which.
             forms = (side == 0, side == 1) if batch and not fold else (lies,)
@@ -119,7 +124,7 @@ class Forms:
         stack = () if have.isdisjoint(batch) else batch
         call = self.costs.rates.copy_call
         for order in dict.fromkeys((fold, *self.as_wanted(fold))):
-            for inner in (True, False):
+            for inner in (True,) if vector else (True, False):
                 target = (*stack, *order, *contract) if inner else (*stack, *contract, *order)
                 if least + call + self.costs.least_copy(layout, target) > self.limit:
                     continue

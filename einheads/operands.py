@@ -25,7 +25,7 @@ _PLAIN = frozenset({Tensor, Parameter})
 
 # Whether `torch.func` or `torch.jit.trace` is at work: they want the operations as well. A mode
 # that sees all operations may keep them, as `make_fx` does, or what they make.
-_transforms: Callable[[], bool] = torch._C._are_functorch_transforms_active  # noqa: SLF001
+transforms: Callable[[], bool] = torch._C._are_functorch_transforms_active  # noqa: SLF001
 _traces: Callable[[], object] = torch._C._get_tracing_state  # noqa: SLF001
 modes: Callable[[], int] = torch._C._len_torch_dispatch_stack  # noqa: SLF001
 # One that sees the functions that are called may change what they do.
@@ -43,12 +43,15 @@ class Declaration(NamedTuple):
         bias: the axes of a bias, the last tensor of a call, separated by spaces; None for no bias.
         names: a name for each tensor in the source, the bias too; None for `x1`, `x2`, ...
         checkpoint: whether a backward makes inner results again, instead of keeping them.
+        inputs: how many of the tensors change from call to call, since parameters come behind them;
+            0 for all of them.
     """
 
     text: str
     bias: str | None = None
     names: tuple[str, ...] | None = None
     checkpoint: bool = False
+    inputs: int = 0
 
 
 def traits_of(tensors: Sequence[Tensor], operands: int, *, autocast: bool) -> Traits:
@@ -75,7 +78,7 @@ def ordinary(tensors: Sequence[Tensor]) -> bool:
     """Whether plain tensors meet plain reverse-mode autograd, which takes our function."""
     return (
         _PLAIN.issuperset(map(type, tensors))
-        and not _transforms()
+        and not transforms()
         and forward_ad._current_level < 0  # noqa: SLF001
         and _traces() is None
     )

@@ -194,6 +194,9 @@ class _Program:
             if near_ is not None:
                 axes = batch, fold, step.contract
                 call += costs.reading(self.layouts[number], axes, others, near=near_)
+            if len(self.steps.dims(number)) == 1:
+                work = costs.count((*rows, *columns, *step.contract))
+                call += costs.apart(self.layouts[number], step.contract, work)
         return call + costs.product(
             costs.count(batch),
             costs.count(rows),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from .layout import Layout
+from .layout import Layout, runs
 from .rates import Rates
 from .sizes import Dim
 from .walks import FRESH_BYTES, HELD_BYTES, L2_BYTES, PAGE, PAGES, VECTOR, Walks
@@ -17,10 +17,11 @@ from .walks import FRESH_BYTES, HELD_BYTES, L2_BYTES, PAGE, PAGES, VECTOR, Walks
 # Facts about BLAS that no fit can tell: few rows, long rows, how many summed numbers hide that a
 # result is written, how many results hide that sums wait, and how many that they are added to a
 # vector. A CPU with AVX2 alone showed how few columns are multiplied badly, and how many rows
-# threads want to share; one with AVX-512, which rows are slower if they do not fill vectors.
+# threads want to share; one with AVX-512, which rows are slower if they do not fill vectors, and
+# from where on a few dot products of a stack are made as such.
 _SKINNY, _WIDE, _HIDDEN, _WAITING, _SHORT = 8, 512, 32, 512, 64
 _FEW, _SHARED = 12, 256
-_UNBROKEN = 48
+_UNBROKEN, _LONG = 48, 200
 # Below this many multiply-adds for a matrix, torch's own loops replace BLAS in a stack.
 _TINY = 400
 # So many numbers of a dot product they multiply at once.
@@ -65,6 +66,10 @@ class ProductCosts(Walks):
         _, again = self.revisits(self.walk(order, layout), self.itemsize)
         return again * shown * self.rates.tlb_second
 
+    def apart(self, layout: Layout, contract: Dim, work: int) -> float:
+        """What it costs in so many multiply-adds that a vector lies at a distance itself."""
+        return 0.0 if runs(layout, contract) else work * self.rates.vector_apart * self.scale
+
     def product(
         self,
         batch: int,
@@ -106,10 +111,14 @@ class ProductCosts(Walks):
             each += rates.lone if stacked else 0.0
         else:
             each = rates.matrix if stacked else 0.0
-        if rows == 1 or (columns == 1 and batch == 1):
-            # BLAS sees a matrix and a vector, unless it is a stack with a single column each.
-            dots = bool(right if rows == 1 else left)
-            each += self.vector(rows * columns, contract, dots=dots, stacked=batch > 1)
+        few = rows < VECTOR and contract > _LONG and bool(left and right)
+        if rows == 1 or (columns == 1 and (batch == 1 or few)):
+            # BLAS sees a matrix and a vector, unless it is a stack with a single column each, and
+            # not just a few long dot products.
+            dots = bool(right if rows == 1 else left) or rows * columns * batch == 1
+            each += self.vector(rows * columns, contract, dots=dots)
+            if dots and rows == 1 and batch > 1:
+                each += contract * (rates.summed_dot if left else rates.summed_crossed)
         else:
             padded = rows * -(-columns // VECTOR) * VECTOR
             each += padded * contract * rates.multiply_add
@@ -156,16 +165,14 @@ class ProductCosts(Walks):
                 each += work * rates.multiply_add
         return batch * each * self.scale
 
-    def vector(self, count: int, contract: int, *, dots: bool, stacked: bool) -> float:
+    def vector(self, count: int, contract: int, *, dots: bool) -> float:
         """A matrix times a vector: so many dot products, or as many sums that grow together."""
         rates = self.rates
-        cost = count * contract * (rates.vector_near if dots else rates.vector)
         if dots:
-            cost += count * rates.vector_dot
-        if stacked or not dots:
-            # The result is added to at every step, which a short one cannot hide.
-            cost += contract * max(0.0, 1 - count / _SHORT) * rates.vector_dot
-        return cost
+            return count * contract * rates.vector_near + count * rates.vector_dot
+        # The result is added to at every step, which a short one cannot hide.
+        waiting = contract * max(0.0, 1 - count / _SHORT) * rates.vector_dot
+        return count * contract * rates.vector + waiting
 
     def fetched(
         self,
@@ -182,7 +189,7 @@ class ProductCosts(Walks):
         """
         read = max(rows, columns) * contract
         if different is not None and read * self.itemsize <= L2_BYTES:
-            read *= different[rows <= columns]
+            read *= max(different) if rows == columns else different[rows < columns]
         else:
             read *= batch
         if read * self.itemsize <= L2_BYTES or min(rows, columns) >= _HIDDEN:

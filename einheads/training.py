@@ -121,6 +121,9 @@ def _price_planned(schedule: Schedule) -> float:
 _FORWARDS = 3
 # Nor are there more programs than this for one backward.
 _MAKERS = 32
+# So many strides of incoming gradients are remembered; a part of a tensor whose size changes has
+# others every time. Their programs are found again by their layouts.
+_STRIDES = 64
 
 
 def scheduled(
@@ -249,6 +252,8 @@ class Schedule:
         if tasks is None:
             bound = self.prepared.bound
             tasks = self.planned(layout_of(bound.output, gradient, bound))
+            if len(self.tasks) >= _STRIDES:
+                self.tasks.clear()
             self.tasks[key] = tasks
         # Whoever wants the gradients may follow how they are made: a transform, or another type of
         # tensor.

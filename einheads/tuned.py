@@ -7,6 +7,7 @@ contraction is not used.
 from __future__ import annotations
 
 import json
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from .choices import Choice, from_data, to_data
-from .errors import EinheadsError
+from .errors import EinheadsError, kind
 from .program import cache
 
 _FORMAT = 1
@@ -82,7 +83,10 @@ def load_tuned(path: str | Path) -> int:
 
     Raises:
         EinheadsError: the file is none of `save_tuned`, or of another version of it.
+        TypeError: `path` is none.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"the file of tuned choices is a path, not {kind(path)}")
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
         written = document["format"]

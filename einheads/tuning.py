@@ -138,11 +138,13 @@ def tune(
         What was found, in the order of the calls.
 
     Raises:
-        EinheadsError: gradients are to be timed where there are none.
-        TypeError: `what` is neither a pattern nor something to call, or `backward` no boolean.
+        EinheadsError: gradients are to be timed in inference mode, which has none.
+        TypeError: `what` is neither a pattern nor something to call, or `backward` or `progress` no
+            boolean.
     """
-    if not isinstance(backward, bool):
-        raise TypeError(f"backward is True or False, not {kind(backward)}; write: backward=True")
+    for name, value in (("backward", backward), ("progress", progress)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} is True or False, not {kind(value)}; write: {name}=True")
     if backward and torch.is_inference_mode_enabled():
         raise EinheadsError(
             "torch.inference_mode() has no gradients to time",

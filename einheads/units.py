@@ -83,6 +83,7 @@ class Rates:
         vector: a number of a matrix that is multiplied with a vector, as is the single row of a
             matrix in a stack; stored with the summed axes outermost.
         vector_near: the same, stored with the summed axes innermost.
+        vector_apart: what it adds to either that the vector itself is read at a distance.
         vector_dot: each dot product then; else each step along the summed axes, for a short result.
         tiny_matrix: a product that is so small that torch's own loops compute it.
         tiny_result: a number of its result.
@@ -154,6 +155,7 @@ class Rates:
     skinny: float
     vector: float
     vector_near: float
+    vector_apart: float
     vector_dot: float
     tiny_matrix: float
     tiny_result: float

@@ -296,7 +296,10 @@ class _Search(Forms):
                             )
                             # Torch loops over nothing; what it copies, it copies as a matrix
                             # product is written, and copies that it makes for nothing are left out.
-                            plain = (one.free or one.near) and (other.free or not other.near)
+                            vector = not order and not other.fold
+                            plain = (one.free or one.near) and (
+                                other.free or vector or not other.near
+                            )
                             torchs = plain and swapped == self.turned and not looped
                             self.add(price, way, free=one.free and other.free, own=torchs)
 

@@ -12,6 +12,7 @@ from functools import partial
 
 from .build import Builder
 from .candidates import Candidate, Elementwise, Traits, Way, readable
+from .layout import runs
 from .plan import Plan
 from .sizes import Dim, Dims
 from .steps import Add, Bmm, Linear, Matmul, Multiply, Reshape, Steps, Sum, flat, untold
@@ -119,9 +120,9 @@ class Writer:
         rows, columns, contract = candidate.rows, candidate.columns, candidate.contract
         if not rows:
             # A matrix and a vector: torch is twice as fast with the vector on the right.
-            vector = self.build.arrange(left, (contract,))
+            vector = self.vector(left, candidate, 0)
             if not columns:
-                right = self.build.arrange(right, (contract,))
+                right = self.vector(right, candidate, 1)
                 return self.build.emit(Matmul(vector, right, contract, ()))
             matrix = self.matrix(right, candidate, columns, (columns, contract), 1)
             return self.build.emit(Matmul(matrix, vector, contract, (columns,)))
@@ -133,7 +134,7 @@ class Writer:
             apart = (rows,)
             left = self.matrix(left, candidate, rows, (rows, contract), 0)
         if not columns:
-            right = self.build.arrange(right, (contract,))
+            right = self.vector(right, candidate, 1)
             return self.build.emit(Matmul(left, right, contract, apart))
         dims = (*apart, columns)
         free = self.readable(right, candidate, columns)
@@ -148,6 +149,14 @@ class Writer:
         """Whether BLAS can read a value as it lies."""
         have = frozenset(flat(self.build.dims(number))).difference(candidate.contract)
         return readable(self.build.known[number], candidate.stack, fold, candidate.contract, have)
+
+    def vector(self, number: int, candidate: Candidate, side: int) -> int:
+        """Bring a value into a vector, which BLAS reads at any distance, but may read slowly so."""
+        target = (candidate.contract,)
+        number = self.build.arrange(number, target)
+        if candidate.near[side] and not runs(self.build.known[number], candidate.contract):
+            number = self.build.emit(Reshape(number, copies=True, dims=target))
+        return number
 
     def matrix(self, number: int, candidate: Candidate, fold: Dim, dims: Dims, side: int) -> int:
         """Bring a value into matrices of these dimensions, copied only if BLAS cannot read it.

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -461,8 +462,86 @@ def test_a_composite_pattern_of_ones_own(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["i i -> i", "i=4"],
+        ["i j -> i j n", "i=3", "j=4", "n=5"],
+        ["-> n", "n=3"],
+        ["\u03b2 i, o i -> \u03b2 o", "\u03b2=3", "i=4", "o=5"],
+    ],
+)
+def test_patterns_that_not_everybody_reads(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who cannot take part is left out."""
+    assert main(["bench", *words, "--rounds", "1", "--no-search"]) == 0
+    assert words[0] in capsys.readouterr().out
+
+
+def test_more_axes_than_the_alphabet_has() -> None:
+    """Both cases of letters are axes to `torch.einsum`, and nothing else is."""
+    axes = [f"a{number}" for number in range(53)]
+    many = Case("", f"{' '.join(axes[:52])} -> {axes[0]}", {})
+    assert many.plain
+    assert letters(many).endswith("->a")
+    assert "Z" in letters(many)
+    assert not Case("", f"{' '.join(axes)} -> {axes[0]}", {}).plain
+
+
+def test_own_patterns_stand_side_by_side_in_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is measured otherwise begins a file anew, and says so; a mistake leaves it alone."""
+    path = tmp_path / "found.json"
+    for pattern in ("b i, i -> b", "b i, o i -> b o", "b i, i -> b"):
+        words = [pattern, "b=2", "i=3", *(["o=4"] if "o" in pattern else [])]
+        words += ["--rounds", "1", "--no-search", "--json", str(path)]
+        assert main(["bench", *words]) == 0
+    before = path.read_text()
+    kept = [one["rows"][0]["pattern"] for one in json.loads(before)["results"]]
+    assert kept == ["b i, i -> b", "b i, o i -> b o"]
+    assert main(["bench", *words[:3], "z=3", "--json", str(path)]) == 2
+    assert "the pattern has no axis 'z'" in capsys.readouterr().err
+    assert path.read_text() == before
+    words[words.index("--rounds") + 1] = "2"
+    assert main(["bench", *words]) == 0
+    assert f"'{path}' holds results of other rounds: it is begun anew" in capsys.readouterr().out
+    assert len(json.loads(path.read_text())["results"]) == 1
+
+
+@pytest.mark.parametrize("change", [{"limits": []}, {"results": [{}]}, {"results": [3]}])
+def test_a_file_of_another_shape_is_begun_anew(tmp_path: Path, change: dict[str, Any]) -> None:
+    """Whoever has written into it."""
+    path = tmp_path / "found.json"
+    words = ["bench", "b i, i -> b", "b=2", "i=3", "--rounds", "1", "--no-search"]
+    words += ["--json", str(path)]
+    main(words)
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps(whole | change))
+    assert main(words) == 0
+    assert len(json.loads(path.read_text())["results"]) == 1
+
+
+def test_suites_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are named one by one, as those that are named at once; sizes stand anywhere."""
+    seen: list[Options] = []
+
+    def tell(options: Options, _: Path | None) -> list[str]:
+        seen.append(options)
+        return []
+
+    monkeypatch.setattr("einheads.bench.tell", tell)
+    main(["bench", "--suite", "heads", "--threads", "1", "--suite", "tccg", "start"])
+    main(["bench", "b i, i -> b", "b=2", "--rounds", "3", "i=4"])
+    assert seen[0].suites == ["heads", "tccg", "start"]
+    assert (seen[1].pattern, seen[1].sizes) == ("b i, i -> b", {"b": 2, "i": 4})
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["b i, i -> b", f"b={10**9}", f"i={10**9}"], "there is no memory for operands of"),
+        (["--calibrate", "--json", "x"], "a calibration prints its rates, and keeps no file"),
         (["--suite", "head"], "there is no suite 'head'\n    did you mean 'heads'?\n"),
         (["--suite", "heads", "b i, o i -> b o"], "a pattern stands before all options"),
         (["b i, o i -> b o", "b=2", "--suite", "heads"], "either a pattern is timed, or suites\n"),

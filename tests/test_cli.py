@@ -139,6 +139,14 @@ def test_wrong_commands_are_refused(words: list[str], capsys: pytest.CaptureFixt
         (["explain"], "the following arguments are required: PATTERN"),
         (["demo", "--steps", "0"], "argument --steps: a positive number is wanted, not 0"),
         (["demo", "--steps", "few"], "argument --steps: a positive number is wanted, not few"),
+        (["bench", "--threads", "1025"], "argument --threads: at most 1024 are wanted, not 1025"),
+        (
+            ["bench", "--threads", "1", "b -> b"],
+            (
+                "argument --threads: a positive number is wanted, not b -> b; "
+                "the pattern stands before all options"
+            ),
+        ),
         (["bench", "--rounds=-1"], "argument --rounds: a positive number is wanted, not -1"),
         (
             ["demo", "--seed", str(2**64)],

@@ -18,7 +18,7 @@ from einheads.lower import drafts, lower
 from einheads.pattern import parse
 from einheads.plan import plan
 from einheads.price import price
-from einheads.rates import AVX2, AVX512
+from einheads.rates import AVX2, AVX512, Rates
 from einheads.sizes import bind
 from einheads.steps import Bmm, Matmul, Steps
 from einheads.ways import ways
@@ -284,6 +284,36 @@ def test_the_dot_product_of_two_vectors_waits_for_nothing() -> None:
     apart = layout((("i",),), (3,), sizes)
     product = Matmul(0, 1, ("i",), ())
     steps = Steps(((("i",),), (("i",),)), (product,), 2)
-    for lies in ([vector, vector], [apart, vector], [vector, apart]):
+    for lies, more in (([vector, vector], 0), ([apart, vector], 1), ([vector, apart], 1)):
+        each = AVX512.vector_near + more * AVX512.vector_apart
         found = price(steps, lies, sizes, 4, AVX512)
-        assert found == pytest.approx(AVX512.mm_call + 5000 * AVX512.vector_near, rel=0.01)
+        assert found == pytest.approx(AVX512.mm_call + 5000 * each, rel=0.01)
+
+
+@pytest.mark.parametrize("rates", [AVX512, AVX2])
+def test_few_dot_products_of_a_stack_wait_for_nothing(rates: Rates) -> None:
+    """BLAS makes them as such, if it is told that both operands lie along the sum."""
+
+    def cost(rows: int, columns: int, *, left: bool, right: bool) -> float:
+        costs = Costs(rates, {}, 4)
+        return costs.product(40, rows, columns, 1000, left=left, right=right, stacked=True)
+
+    for few in (2, 3, 6):
+        each = few * (1000 * rates.vector_near + rates.vector_dot + rates.result)
+        whole = cost(few, 1, left=True, right=True) - 40 * rates.matrix
+        assert whole == pytest.approx(40 * each, rel=0.1)
+        # The other way round, it is told that a single row lies across, and reads it so.
+        across = cost(1, few, left=False, right=True) - cost(1, few, left=True, right=True)
+        assert across == pytest.approx(40 * 1000 * (rates.summed_crossed - rates.summed_dot))
+    # What fills a vector is made as a matrix product with a single column, and slower.
+    assert cost(16, 1, left=True, right=True) > 2 * cost(15, 1, left=True, right=True)
+    assert cost(16, 1, left=True, right=True) > 1.2 * cost(1, 16, left=True, right=True)
+
+
+def test_of_two_rows_the_one_that_is_no_repetition_is_fetched() -> None:
+    """Of a stack of dot products, neither operand is the larger one; one may be expanded."""
+    costs = Costs(AVX512, {}, 4)
+    for different in ((4096, 1), (1, 4096)):
+        assert costs.fetched(4096, 1, 1, 2048, different) == pytest.approx(
+            4096 * 2048 * (1 - 1 / 32) * AVX512.cold_operand
+        )

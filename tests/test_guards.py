@@ -455,6 +455,55 @@ class TestCalls:
             thread.join()
         assert not wrong
 
+    @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+    @pytest.mark.parametrize("place", [0, 1, 2])
+    def test_nested_tensors_never_reach_a_guard(self, place: int) -> None:
+        """Torch would end the process: its check asks them for strides, which they do not have."""
+        three = "b i, i r, r o -> b o"
+        tensors = [torch.randn(2, 3), torch.randn(3, 5), torch.randn(5, 7)]
+        warm(*tensors, pattern=three)
+        tensors[place] = torch.nested.nested_tensor([tensors[place]])
+        with pytest.raises(TypeError, match=rf"^operand {place + 1} is a nested tensor"):
+            einheads.einsum(three, *tensors)
+        if place < 2:
+            pair = "b i, i r -> b r"
+            warm(torch.randn(2, 3), torch.randn(3, 5), pattern=pair)
+            with pytest.raises(TypeError, match=rf"^operand {place + 1} is a nested tensor"):
+                einheads.einsum(pair, *tensors[:2])
+
+    @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+    def test_nested_inputs_of_layers(self) -> None:
+        """Whatever stands among the inputs, and whatever a transform makes of it."""
+        linear = einheads.Einsum("b i, o i -> b o", i=3, o=5, bias="o")
+        two = einheads.Einsum("b i, b j, i j o -> b o", inputs=2, i=3, j=2, o=5)
+        x, other = torch.randn(4, 3), torch.randn(4, 2)
+        for _ in range(3):
+            linear(x)
+            two(x, other)
+        with pytest.raises(TypeError, match=r"^x is a nested tensor"):
+            linear(torch.nested.nested_tensor([x]))
+        with pytest.raises(TypeError, match=r"^x2 is a nested tensor"):
+            two(x, torch.nested.nested_tensor([other]))
+        with pytest.raises(RuntimeError, match="nested"):
+            torch.func.vmap(linear)(torch.nested.nested_tensor([x, x]))
+
+    def test_what_stands_in_for_a_tensor(self) -> None:
+        """A call that is noted down is one call, also after calls with tensors."""
+        layer = einheads.Einsum("b i, o i -> b o", i=3, o=5)
+        x, weight = torch.randn(4, 3), torch.randn(5, 3)
+
+        def pair(x: Tensor, weight: Tensor) -> Tensor:
+            return einheads.einsum("b i, o i -> b o", x, weight)
+
+        for _ in range(3):
+            layer(x)
+            pair(x, weight)
+        for model in (nn.Sequential(layer), pair):
+            traced = torch.fx.symbolic_trace(model)
+            targets = [node.target for node in traced.graph.nodes]
+            assert targets.count(call.apply) == 1
+            assert getattr not in targets  # nothing of it is asked for
+
     def test_forgotten_with_the_cache(self, looked_up: list[int]) -> None:
         """Nothing is found by a guard after the cache was cleared."""
         x, weight = operands()

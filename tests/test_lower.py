@@ -190,6 +190,33 @@ def test_integers_off_the_cpu_use_no_matrix_product() -> None:
     assert not used & {Bmm, Matmul, Linear}
 
 
+@pytest.mark.parametrize("vector", ["right", "left"])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_vector_at_a_distance_is_copied_for_a_large_matrix(vector: str, layers: int) -> None:
+    """BLAS with AVX-512 reads it again for each row; what is small is not worth a copy."""
+    for rows, summed, copies in ((307, 211, True), (31, 29, False)):
+        shape = (rows, summed) if layers == 1 else (layers, rows, summed)
+        matrix, apart = torch.randn(shape), torch.randn(summed, 7)[:, 3]
+        left = "o i" if layers == 1 else "b o i"
+        pattern, tensors = f"{left}, i -> {left[:-2]}", (matrix, apart)
+        if vector == "left":
+            pattern, tensors = f"i, {left} -> {left[:-2]}", (apart, matrix)
+        bound = bind(parse(pattern), [tensor.shape for tensor in tensors])
+        layouts = [
+            layout(dims, tensor.stride(), bound.sizes)
+            for dims, tensor in zip(bound.operands, tensors, strict=True)
+        ]
+        expected = oracle(pattern, *(tensor.double().numpy() for tensor in tensors))
+        chosen = lower(bound, plan(bound), layouts)
+        assert bool(chosen.copies) is copies
+        both = [draft.steps for draft in drafts(bound, plan(bound), layouts)]
+        assert {len(steps.copies) for steps in both if Bmm not in kinds(steps)} >= {0, 1}
+        for steps in both:
+            text = write(steps, ["x1", "x2"], title=pattern)
+            result = compile_source(text, "contract", "<vector>")(*tensors)
+            np.testing.assert_allclose(result.numpy(), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_a_missing_axis_is_looped_at_stride_zero() -> None:
     """`j k, i j k l -> i l` (pytorch#57121) loops i and copies nothing."""
     steps = steps_of("j k, i j k l -> i l", (32, 32), (64, 32, 32, 64))

@@ -135,6 +135,17 @@ def test_a_parametrized_layer() -> None:
     laws.close(layer.merge()(x), layer(x))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_under_autocast(dtype: torch.dtype) -> None:
+    """The weight keeps its dtype, and all of its digits."""
+    layer = einheads.Einsum("b i, i r, r o -> b o", i=31, r=7, o=11, bias="o", dtype=dtype)
+    x = torch.randn(3, 31, dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        merged = layer.merge()
+    assert {one.dtype for one in merged.parameters()} == {dtype}
+    torch.testing.assert_close(merged(x), layer(x))
+
+
 def test_its_repr_makes_it() -> None:
     """Also if the factors of a product start in a way of their own."""
     merged = einheads.BatchEnsemble(e=3, i=5, o=7).merge()

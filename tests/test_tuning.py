@@ -116,12 +116,15 @@ def test_what_runs_is_explained(clock: Clock) -> None:
     assert einheads.source(HEADS, *operands) != told
 
 
-def test_low_ranks_are_explained_for_training_too(clock: Clock) -> None:
-    """Of several operands, a choice for training is shown if there is none for inference."""
+@pytest.mark.parametrize("backward", [False, True])
+def test_low_ranks_are_explained_as_they_run(clock: Clock, backward: bool) -> None:  # noqa: FBT001
+    """Of several operands, a choice for training is none for inference, and none is shown."""
     layer = einheads.Einsum("b i, i r, r o -> b o", i=5, r=2, o=7)
     clock.winner = 1
-    einheads.tune(layer, torch.randn(3, 5), backward=True, progress=False)
-    assert layer.explain(torch.randn(3, 5)).measured
+    einheads.tune(layer, torch.randn(3, 5), backward=backward, progress=False)
+    assert layer.explain(torch.randn(3, 5)).measured is backward
+    with torch.no_grad():
+        assert layer.explain(torch.randn(3, 5)).measured is not backward
 
 
 def test_a_choice_is_compiled(clock: Clock) -> None:
@@ -318,6 +321,8 @@ def test_a_failing_call_leaves_nothing_behind() -> None:
         (lambda: einheads.tune(5), "tune takes a pattern, a layer or a function, not 5"),
         (lambda: einheads.tune(len, [], h=2), "h: only a pattern takes sizes"),
         (lambda: einheads.tune(len, [], backward="yes"), "backward is True or False, not 'yes'"),
+        (lambda: einheads.tune(len, [], progress="no"), "progress is True or False, not 'no'"),
+        (lambda: einheads.load_tuned(3), "the file of tuned choices is a path, not 3"),
     ],
 )
 def test_wrong_types(call: Callable[[], object], message: str) -> None:

@@ -6,6 +6,7 @@ The file knows nothing of tensors, of contestants or of clocks.
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +14,9 @@ from einheads.explain.subject import assume
 from einheads.pattern import parse
 from einheads.plan import plan
 from einheads.sizes import Dim, bind
+
+# What `torch.einsum` takes for an axis.
+LETTERS = string.ascii_letters
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,14 @@ class Case:
 
     @property
     def plain(self) -> bool:
-        """Whether all axes are plain names, which every contestant can read."""
-        return all(name.isidentifier() for term in self.terms for name in term)
+        """Whether all axes are plain names, which every contestant can read.
+
+        Single letters have to do for them, and none may be of the output alone.
+        """
+        *operands, output = self.terms
+        names = {name for term in operands for name in term}
+        readable = all(name.isidentifier() and name.isascii() for name in (*names, *output))
+        return readable and names.issuperset(output) and len(names) <= len(LETTERS)
 
     @property
     def multiply_adds(self) -> int:

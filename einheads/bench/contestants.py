@@ -21,7 +21,7 @@ from einheads.functional import einsum
 from einheads.layers import Einsum
 from einheads.sizes import Dim
 
-from .cases import Case
+from .cases import LETTERS, Case
 
 Run = Callable[..., Tensor]
 
@@ -68,9 +68,8 @@ def letters(case: Case) -> str:
         >>> letters(Case("", "batch i, o i -> batch o", {}))
         'ab,cb->ac'
     """
-    symbols: dict[str, str] = {}
-    for name in (name for term in case.terms for name in term):
-        symbols.setdefault(name, chr(ord("a") + len(symbols)))
+    names = dict.fromkeys(name for term in case.terms for name in term)
+    symbols = dict(zip(names, LETTERS, strict=False))
     *operands, output = ("".join(symbols[name] for name in term) for term in case.terms)
     return f"{','.join(operands)}->{output}"
 
@@ -130,8 +129,9 @@ def _einx(case: Case, _: Sequence[Tensor]) -> Run | None:
         return None
     *operands, output = case.terms
     axes = [axis for term in operands for axis in term]
-    # A sum runs over an axis of exactly two operands there.
-    if any(axes.count(axis) != 2 for axis in axes if axis not in output):
+    # A sum runs over an axis of exactly two operands there, and no axis stands twice in one.
+    twice = any(len(set(term)) < len(term) for term in operands)
+    if twice or any(axes.count(axis) != 2 for axis in axes if axis not in output):
         return None
     pattern, function = case.pattern, import_module("einx").dot
     return lambda *operands: function(pattern, *operands)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from einheads.choices import told
+from einheads.errors import EinheadsError
 from einheads.operands import Declaration
 from einheads.program import program_for
 from einheads.stopwatch import Limits, Racer, Times, Watch, race
@@ -29,10 +30,17 @@ _CUDA_SETS = 4
 def operands_for(case: Case, watch: Watch, dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
     """Random operands."""
     generator = torch.Generator(watch.device).manual_seed(seed)
-    return [
-        torch.randn(shape, generator=generator, device=watch.device, dtype=dtype)
-        for shape in case.shapes
-    ]
+    try:
+        return [
+            torch.randn(shape, generator=generator, device=watch.device, dtype=dtype)
+            for shape in case.shapes
+        ]
+    except RuntimeError as error:
+        raise EinheadsError(
+            f"there is no memory for operands of {' and '.join(map(str, case.shapes))}",
+            case.pattern,
+            notes=["write: smaller sizes"],
+        ) from error
 
 
 def contestants(watch: Watch) -> tuple[Contestant, ...]:

@@ -38,6 +38,8 @@ _LOOKS = {
     "memory": memory,
     "copies": copies,
 }
+# What the suite of a user's pattern is called.
+OWN = "pattern"
 _PACKAGES = ("torch", "einops", "einx", "opt_einsum", "cotengra")
 
 
@@ -110,8 +112,8 @@ def tell(options: Options, path: Path | None = None) -> Iterator[str]:
 
     Args:
         options: what to run.
-        path: where everything is kept as JSON; suites that are there already, from the same machine
-            and versions, stay if they do not run again.
+        path: where everything is kept as JSON; suites that are there already, measured on the same
+            machine in the same way, stay if they do not run again.
     """
     # Mistakes come before anything is printed.
     _chosen(options)
@@ -123,9 +125,13 @@ def tell(options: Options, path: Path | None = None) -> Iterator[str]:
         yield f"left out, as not installed: {', '.join(absent)}"
     document: dict[str, Any] = {"machine": machine, "limits": {}, "results": []}
     if path is not None:
-        document = _before(path, machine) or document
         # A place where nothing can be written is found before hours of work.
-        _keep(path, document)
+        with path.open("a", encoding="utf-8"):
+            pass
+        found, other = _before(path, machine)
+        document = found or document
+        if other:
+            yield f"'{path}' holds results of {other}: it is begun anew"
     for result, bound in run(options):
         key = str(result.threads)
         if key not in document["limits"]:
@@ -139,20 +145,30 @@ def tell(options: Options, path: Path | None = None) -> Iterator[str]:
         yield from report.lines(result)
 
 
-def _before(path: Path, machine: dict[str, Any]) -> dict[str, Any] | None:
-    """What a file of the same machine, versions and rounds holds already."""
+def _before(path: Path, machine: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """What a file holds that was measured in the same way, and else how others were measured."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        same = found["machine"] == machine and isinstance(found["results"], list)
+        told = found["machine"]
+        other = [name for name in machine if told[name] != machine[name]]
+        sound = isinstance(found["limits"], dict) and all(map(_key, found["results"]))
     except (OSError, ValueError, TypeError, KeyError):
-        return None
-    return found if same else None
+        return None, ""
+    if not sound:
+        return None, ""
+    return (None, f"other {', '.join(other)}") if other else (found, "")
+
+
+def _key(result: dict[str, Any]) -> tuple[str, int, list[str]]:
+    """What tells results apart; each pattern of a user is one of its own."""
+    own = [row["pattern"] for row in result["rows"]] if result["suite"] == OWN else []
+    return result["suite"], result["threads"], own
 
 
 def _replace(results: list[dict[str, Any]], one: dict[str, Any]) -> None:
     """Put a result in the place of that of the same suite and threads, or behind all others."""
     for place, other in enumerate(results):
-        if (other["suite"], other["threads"]) == (one["suite"], one["threads"]):
+        if _key(other) == _key(one):
             results[place] = one
             return
     results.append(one)
@@ -224,6 +240,13 @@ def _chosen(options: Options) -> list[Suite]:
                 own.pattern,
                 notes=[fix],
             )
+        unknown = [name for name in own.sizes if name not in parsed.names]
+        if unknown:
+            raise EinheadsError(
+                f"the pattern has no axis '{unknown[0]}'",
+                own.pattern,
+                notes=[f"its axes: {', '.join(parsed.names)}"],
+            )
         small = next((name for name in parsed.names if own.sizes[name] < 1), None)
         if small is not None:
             raise EinheadsError(
@@ -231,7 +254,7 @@ def _chosen(options: Options) -> list[Suite]:
                 own.pattern,
                 notes=[f"write: {small}=4"],
             )
-        return [Suite("pattern", "your own", "forward", (own,))]
+        return [Suite(OWN, "your own", "forward", (own,))]
     every = suites()
     unknown = [name for name in options.suites if name not in every]
     if unknown:
@@ -258,7 +281,7 @@ def _check_device(device: str) -> None:
                 f"device={device!r} has no clock that a benchmark can read",
                 notes=[f"write: --device {' or --device '.join(_DEVICES)}"],
             )
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise EinheadsError(
             f"device={device!r} cannot be used on this machine",
             notes=["write: a device that torch finds, such as --device cpu"],

@@ -176,7 +176,7 @@ def run(steps: int = STEPS, seeds: int = 1) -> list[Trained]:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    number = int(text) if text.isdecimal() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"a positive number is wanted, not {text}")
     return number

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
@@ -167,17 +167,13 @@ def prepare(outline: Outline, shapes: Sequence[Sequence[int]] | None = None) -> 
 def _measured(
     bound: Bound, layouts: Sequence[Layout], traits: Traits, bias: Dim | None
 ) -> Choice | None:
-    """What somebody has measured to be the best, for inference or else for training."""
+    """What somebody has measured to be the best, with gradients wanted or not as here."""
     if not measured:
         return None
-    for trains in (False, True):
-        line = problem(
-            bound, bound.sizes, layouts, replace(traits, trains=trains), bias, free=False
-        )
-        found = measured.get(line)
-        if found is not None and (found.ways is not None or found.turns is not None):
-            return found
-    return None
+    found = measured.get(problem(bound, bound.sizes, layouts, traits, bias, free=False))
+    if found is None or (found.ways is None and found.turns is None):
+        return None
+    return found
 
 
 def _layouts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,7 +52,12 @@ def merged(layer: Einsum, kind: type[Einsum]) -> Einsum:
     weights: list[torch.Tensor] = [getattr(layer, name) for name in layer.declared.names]
     sizes = {axis: layer.sizes[axis] for axis in every}
     product = ", ".join(str(term) for term in layer.declared.weights)
-    with torch.no_grad():
+    device = weights[0].device.type
+    # Autocast would round the weight for good.
+    exact: AbstractContextManager[object] = nullcontext()
+    if torch.amp.is_autocast_available(device):
+        exact = torch.autocast(device, enabled=False)
+    with torch.no_grad(), exact:
         weight = einsum(f"{product} -> {' '.join(axes)}", *weights, **sizes)
         if len(weights) == 1:
             # Else it may be a view of the parameter itself.
