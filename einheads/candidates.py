@@ -40,6 +40,11 @@ class Traits:
     turns: bool = False
 
     @property
+    def numbers(self) -> str:
+        """What the numbers are called, where they are no float32 or alike to a price."""
+        return f"int{8 * self.itemsize}" if self.integer else ""
+
+    @property
     def narrow(self) -> bool:
         """Whether numbers are floats of two bytes at most.
 

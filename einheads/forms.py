@@ -60,7 +60,7 @@ class Forms:
     def __post_init__(self) -> None:
         step, traits = self.step, self.traits
         self.wanted = () if self.output is None else flat(self.output)
-        self.costs = Costs(rates_for(traits.device), self.sizes, traits.itemsize)
+        self.costs = Costs(rates_for(traits.device, traits.numbers), self.sizes, traits.itemsize)
         # What each operand has besides the contracted axes.
         self.have = (
             frozenset(step.batch + step.left_axes),

@@ -110,7 +110,7 @@ class Draft:
     @cached_property
     def price(self) -> float:
         """In nanoseconds, the calls included; who has no choice does not ask for it."""
-        rates, itemsize = rates_for(self.traits.device), self.traits.itemsize
+        rates, itemsize = rates_for(self.traits.device, self.traits.numbers), self.traits.itemsize
         dense = self.traits.dense
         return price(self.steps, self.layouts, self.sizes, itemsize, rates, dense=dense)
 

@@ -110,7 +110,7 @@ def _price_planned(schedule: Schedule) -> float:
             request.layouts,
             request.sizes,
             request.traits.itemsize,
-            rates_for(request.traits.device),
+            rates_for(request.traits.device, request.traits.numbers),
             dense=request.traits.dense,
         )
     return nanoseconds

@@ -85,7 +85,8 @@ def price_undone(
     """
     own = undone(steps, layouts, needs, sizes)
     inputs = [contiguous(own.inputs[0], sizes), *layouts_of(steps, layouts, sizes)]
-    return price(own, inputs, sizes, traits.itemsize, rates_for(traits.device))
+    rates = rates_for(traits.device, traits.numbers)
+    return price(own, inputs, sizes, traits.itemsize, rates)
 
 
 class _Undoing:

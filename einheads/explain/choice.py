@@ -85,4 +85,4 @@ def _reason(subject: Subject, second: Steps) -> str:
 def _parts(subject: Subject, steps: Steps) -> dict[str, float]:
     sizes, traits = subject.plan.sizes, subject.traits
     layouts = subject.layouts or [in_order(dims, sizes) for dims in steps.inputs]
-    return parts(steps, layouts, sizes, traits.itemsize, rates_for(traits.device))
+    return parts(steps, layouts, sizes, traits.itemsize, rates_for(traits.device, traits.numbers))
