@@ -115,27 +115,24 @@ def apply(
     entry: Entry | None = None
     recent = cache.recent
     try:
-        calls = recent.calls.get((declaration, given, _grad_enabled()))
-        # What a guard does not see, or is brought down by: the whole process, if it asks a nested
-        # tensor, or one in a transform, for its strides.
-        if calls and not (
-            modes() or function_modes() or transforms() or forward_ad._current_level >= 0  # noqa: SLF001
-        ):
-            # Behind the only input of a layer come parameters.
-            alone = type(declaration) is Declaration and declaration.inputs == 1
-            # What stands in for a tensor says neither yes nor no.
-            if tensors[0].is_nested is False and (
-                alone
-                or (
-                    tensors[-1].is_nested is False
-                    and (len(tensors) < 3 or all(one.is_nested is False for one in tensors))
-                )
-            ):
-                for told, like, found in calls:
-                    if like(*tensors) and (told is given or _exact(given)):
-                        run = found
-                        break
-    except (TypeError, AttributeError, IndexError):
+        calls = recent.calls.get((declaration, given, _grad_enabled()), ())
+        if calls:
+            # What a guard does not see.
+            if modes() or function_modes() or transforms() or forward_ad._current_level >= 0:  # noqa: SLF001
+                calls = ()
+            # A guard asks for strides, and a nested tensor, which has none, would end the process.
+            # Behind the inputs of a layer come parameters.
+            inputs = tensors
+            if isinstance(declaration, Declaration) and declaration.inputs:
+                inputs = tensors[: declaration.inputs]
+            for one in inputs:
+                if one.is_nested is not False:  # what stands in for a tensor says neither
+                    calls = ()
+        for told, like, found in calls:
+            if like(*tensors) and (told is given or _exact(given)):
+                run = found
+                break
+    except (TypeError, AttributeError):
         # The wrong number of tensors, no tensors at all, or something that cannot be looked up,
         # will be refused in our words.
         run = None

@@ -1,7 +1,7 @@
 """The lowering: every way to compute a contraction is right, and the chosen ones are lean."""
 
 from collections import Counter
-from itertools import permutations
+from itertools import permutations, repeat
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ import einheads
 from einheads.build import Builder
 from einheads.candidates import Traits
 from einheads.compiled import compile_source
-from einheads.layout import in_order, layout
+from einheads.layout import in_order
 from einheads.lower import drafts, lower
+from einheads.operands import layout_of
 from einheads.pattern import parse
 from einheads.plan import plan
 from einheads.sizes import bind
@@ -97,10 +98,7 @@ def test_every_draft_is_right(left: str, right: str, output: str) -> None:
             x = stored("".join(names[0]), first, generator)
             w = stored("".join(names[1]), second, generator)
             bound = bind(parse(pattern), [x.shape, w.shape])
-            layouts = [
-                layout(dims, value.stride(), bound.sizes)
-                for dims, value in zip(bound.operands, (x, w), strict=True)
-            ]
+            layouts = list(map(layout_of, bound.operands, (x, w), repeat(bound)))
             expected = oracle(pattern, x.numpy(), w.numpy())
             for draft in drafts(bound, plan(bound), layouts, Traits(itemsize=8)):
                 text = write(draft.steps, ["x", "w"], title=pattern)
@@ -202,10 +200,7 @@ def test_a_vector_at_a_distance_is_copied_for_a_large_matrix(vector: str, layers
         if vector == "left":
             pattern, tensors = f"i, {left} -> {left[:-2]}", (apart, matrix)
         bound = bind(parse(pattern), [tensor.shape for tensor in tensors])
-        layouts = [
-            layout(dims, tensor.stride(), bound.sizes)
-            for dims, tensor in zip(bound.operands, tensors, strict=True)
-        ]
+        layouts = list(map(layout_of, bound.operands, tensors, repeat(bound)))
         expected = oracle(pattern, *(tensor.double().numpy() for tensor in tensors))
         chosen = lower(bound, plan(bound), layouts)
         assert bool(chosen.copies) is copies

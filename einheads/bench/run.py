@@ -151,9 +151,11 @@ def _before(path: Path, machine: dict[str, Any]) -> tuple[dict[str, Any] | None,
         found = json.loads(path.read_text(encoding="utf-8"))
         told = found["machine"]
         other = [name for name in machine if told[name] != machine[name]]
-        sound = isinstance(found["limits"], dict) and all(map(_key, found["results"]))
+        for result in found["results"]:
+            _key(result)  # raises if it is none
+        sound = isinstance(found["limits"], dict)
     except (OSError, ValueError, TypeError, KeyError):
-        return None, ""
+        sound = False
     if not sound:
         return None, ""
     return (None, f"other {', '.join(other)}") if other else (found, "")
