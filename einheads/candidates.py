@@ -23,6 +23,7 @@ class Traits:
         device: the device type, such as "cpu" or "cuda".
         itemsize: bytes for one number.
         integer: integers have no matrix product on every device, and sum into int64.
+        half: whether numbers are float16, of which BLAS has no products on a CPU.
         autocast: contractions are matrix products without exception, since only these are cast.
         dense: whoever reads the result copies it, unless it is born in the order of its dimensions.
         trains: gradients of several operands will be wanted; they count where an order of
@@ -34,6 +35,7 @@ class Traits:
     device: str = "cpu"
     itemsize: int = 4
     integer: bool = False
+    half: bool = False
     autocast: bool = False
     dense: bool = False
     trains: bool = False
@@ -42,7 +44,7 @@ class Traits:
     @property
     def numbers(self) -> str:
         """What the numbers are called, where they are no float32 or alike to a price."""
-        return f"int{8 * self.itemsize}" if self.integer else ""
+        return f"int{8 * self.itemsize}" if self.integer else "float16" if self.half else ""
 
     @property
     def narrow(self) -> bool:
@@ -64,8 +66,8 @@ class Candidate:
         columns: axes folded into the columns of the right matrix.
         contract: the summed axes, in the order in which they are folded.
         swapped: whether the right operand of the contraction is the left matrix.
-        near: for the left and the right matrix, whether a copy has the summed axes innermost. A
-            vector that lies at a distance is copied for that.
+        near: for the left and the right matrix, whether the summed axes lie innermost. A matrix
+            that is stored the other way is copied for that; so is a vector that lies at a distance.
         each: whether there is a stack for each index of the first axis, one after the other, since
             no stride covers that axis and the rest of the batch.
     """
@@ -125,19 +127,6 @@ def made(way: Way, left: Layout, right: Layout, sizes: Mapping[str, int]) -> Lay
     if isinstance(way, Elementwise) and not way.contract:
         return combined(way.result, left, right, sizes)
     return contiguous(way.result, sizes)
-
-
-def readable(layout: Layout, batch: Dim, fold: Dim, contract: Dim, have: frozenset[str]) -> bool:
-    """Whether an operand becomes matrices that BLAS reads as they lie, without a copy.
-
-    Args:
-        layout: of the operand.
-        batch: axes of the stack.
-        fold: its rows or its columns, whichever the operand has.
-        contract: the summed axes.
-        have: the axes of the operand, those that are contracted aside.
-    """
-    return covered(layout, batch, have) and lying(layout, fold, contract) is not None
 
 
 def covered(layout: Layout, batch: Dim, have: frozenset[str]) -> bool:

@@ -9,7 +9,7 @@ is as it is.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from .beam import schedules
@@ -209,7 +209,7 @@ class Lowering:
     def written(self, chosen: Sequence[Way]) -> Draft:
         """Write the chosen ways down."""
         build = self.writer.build
-        writer = replace(self.writer, build=build.copy(), values=list(self.writer.values))
+        writer = self.writer.copy()
         steps = writer.steps(chosen)
         layouts = [build.known[number] for number in range(len(build.inputs))]
         return Draft(steps, tuple(chosen), layouts, self.plan.sizes, writer.traits)

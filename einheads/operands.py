@@ -67,6 +67,7 @@ def traits_of(tensors: Sequence[Tensor], operands: int, *, autocast: bool) -> Tr
         device=first.device.type,
         itemsize=first.element_size(),
         integer=not (first.is_floating_point() or first.is_complex()),
+        half=first.dtype == torch.float16,
         autocast=autocast,
         trains=operands > 2
         and torch.is_grad_enabled()

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 
 from .layout import Layout, runs
+from .loops import LoopRates
 from .rates import Rates
 from .sizes import Dim
 from .walks import FRESH_BYTES, HELD_BYTES, L2_BYTES, PAGE, PAGES, VECTOR, Walks
@@ -42,6 +43,8 @@ class ProductCosts(Walks):
         self.rates = rates
         self.itemsize = itemsize
         self.scale = itemsize / 4
+        # Whether torch makes products itself, since BLAS has none for these numbers.
+        self.loops = rates if isinstance(rates, LoopRates) else None
 
     def large(self, layout: Layout) -> bool:
         """Whether an operand lies on more pages than stay known."""
@@ -97,6 +100,12 @@ class ProductCosts(Walks):
         """
         rates = self.rates
         work = rows * columns * contract
+        if self.loops is not None:
+            shape = batch, rows, columns, contract
+            tiny = stacked and work < _TINY
+            cost = self.loops.product(shape, (bool(left), bool(right)), stacked=stacked, tiny=tiny)
+            unread = (left is None) * rows + (right is None) * columns
+            return cost + batch * unread * contract * rates.gathered * self.scale
         if stacked and work < _TINY:
             each = rates.tiny_matrix + rows * columns * rates.tiny_result
             dense = (left or rows == 1) and (right or columns == 1)
@@ -153,6 +162,9 @@ class ProductCosts(Walks):
         """What a product costs at least, however its operands lie and whichever is on the left."""
         rates = self.rates
         work = rows * columns * contract
+        if self.loops is not None:
+            tiny = stacked and work < _TINY
+            return self.loops.least((batch, rows, columns, contract), stacked=stacked, tiny=tiny)
         if stacked and work < _TINY:
             each = rates.tiny_matrix + rows * columns * rates.tiny_result
             each += work * min(rates.tiny_near, rates.tiny_far)

@@ -8,11 +8,12 @@ matter, since prices rank programs and promise nothing.
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 
 from .errors import EinheadsError
+from .loops import LOOPS, LoopRates
 from .units import Rates
 
 # AVX-512: found as by `python -m einheads bench --calibrate`, with two seeds, on one core of a
@@ -273,12 +274,10 @@ CUDA = Rates(
 
 _DEVICES = {"cuda": CUDA}
 
-# What integers take on a CPU with AVX-512, for which BLAS has no kernels: per float32 of the same
-# size, as all rates. Read off a few products of each kind, in stacks and alone, beside float32: an
-# int64 takes 10 times as long, and some microseconds for each matrix of a stack. On 45 random
-# contractions that nothing was read off, `torch.einsum` takes 1.70 times as long (1.37 before) with
-# int64, 1.55 (1.38) with int32. The same was tried for int8, bfloat16 and float16, and gained
-# nothing.
+# What int64 takes on a CPU with AVX-512, for which BLAS has no kernels, but torch has some: per
+# float32 of the same size, as all rates. Read off a few products, in stacks and alone, beside
+# float32: it takes 10 times as long, and some microseconds for each matrix of a stack. On 45 random
+# contractions that nothing was read off, `torch.einsum` takes 1.70 times as long, 1.37 before.
 NUMBERS = {
     "int64": {
         "multiply_add": 0.05,
@@ -286,14 +285,6 @@ NUMBERS = {
         "vector": 0.09,
         "vector_near": 0.19,
         "multiply_number": 0.22,
-    },
-    "int32": {
-        "multiply_add": 0.067,
-        "matrix": 600.0,
-        "vector": 0.1,
-        "vector_near": 0.17,
-        "sum_near": 0.44,
-        "sum_across": 0.5,
     },
 }
 
@@ -330,7 +321,9 @@ def rates_for(device: str, numbers: str = "") -> Rates:
 def _of_numbers(cpu: str, numbers: str) -> Rates:
     # As many times slower as float32, where nobody has timed them.
     slower = CPUS[cpu].multiply_add / AVX512.multiply_add
-    told = {name: rate * slower for name, rate in NUMBERS.get(numbers, {}).items()}
+    told = {name: rate * slower for name, rate in (NUMBERS | LOOPS).get(numbers, {}).items()}
+    if numbers in LOOPS:
+        return LoopRates(**(asdict(CPUS[cpu]) | told))
     return replace(CPUS[cpu], **told) if told else CPUS[cpu]
 
 

@@ -208,12 +208,12 @@ class _Search(Forms):
         step = self.step
         left, right = self.layouts
         for looped in subsets(step.left_axes, left):
-            own = tuple(name for name in step.left_axes if name not in looped)
-            for others in subsets(step.right_axes, right):
-                if looped and others:
-                    break  # both operands would have to be copied
-                foreign = tuple(name for name in step.right_axes if name not in others)
-                yield looped + others, own, foreign
+            own = tuple([name for name in step.left_axes if name not in looped])
+            yield looped, own, step.right_axes
+            if looped:
+                continue  # to loop over axes of both would copy both
+            for others in subsets(step.right_axes, right)[1:]:
+                yield others, own, tuple([name for name in step.right_axes if name not in others])
 
     def products(self) -> None:
         """Every way to see the contraction as a matrix product that could be the best one.
@@ -251,7 +251,7 @@ class _Search(Forms):
         side = 0 if set(looped).issubset(self.step.left_axes) else 1
         if looped and self.futile(side, looped, foreign if side else own):
             return
-        held = [costs.count(tuple(name for name in batch if name in one)) for one in self.have]
+        held = [costs.count(tuple([name for name in batch if name in one])) for one in self.have]
         prices: dict[tuple[bool, bool, bool], float] = {}
         fold, other_fold = as_stored(own, self.layouts[0]), as_stored(foreign, self.layouts[1])
         for order in self.batches(batch):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from .build import Builder
-from .candidates import Candidate, Elementwise, Traits, Way, readable
+from .candidates import Candidate, Elementwise, Traits, Way, covered, lying
 from .layout import runs
 from .plan import Plan
 from .sizes import Dim, Dims
@@ -39,6 +39,11 @@ class Writer:
     bias: Dim | None
     build: Builder
     values: list[int]
+
+    def copy(self) -> Writer:
+        """Another writer that begins like this one, to try something out."""
+        build, values = self.build.copy(), list(self.values)
+        return Writer(self.plan, self.output, self.needed, self.traits, self.bias, build, values)
 
     def steps(self, chosen: Sequence[Way]) -> Steps:
         """The steps of these ways, one for each contraction; may be asked for once."""
@@ -126,7 +131,7 @@ class Writer:
                 return self.build.emit(Matmul(vector, right, contract, ()))
             matrix = self.matrix(right, candidate, columns, (columns, contract), 1)
             return self.build.emit(Matmul(matrix, vector, contract, (columns,)))
-        if self.readable(left, candidate, rows):
+        if self.readable(left, candidate, rows, 0):
             # A linear with any number of leading dimensions folds them itself, as a view.
             apart = self.apart(left, rows)
             left = self.build.arrange(left, (*apart, contract))
@@ -137,7 +142,7 @@ class Writer:
             right = self.vector(right, candidate, 1)
             return self.build.emit(Matmul(left, right, contract, apart))
         dims = (*apart, columns)
-        free = self.readable(right, candidate, columns)
+        free = self.readable(right, candidate, columns, 1)
         stored = self.transposed(right, columns, contract) if free else candidate.near[1]
         if bias is not None or stored:
             right = self.matrix(right, candidate, columns, (columns, contract), 1)
@@ -145,10 +150,14 @@ class Writer:
         right = self.matrix(right, candidate, columns, (contract, columns), 1)
         return self.build.emit(Matmul(left, right, contract, dims))
 
-    def readable(self, number: int, candidate: Candidate, fold: Dim) -> bool:
-        """Whether BLAS can read a value as it lies."""
-        have = frozenset(flat(self.build.dims(number))).difference(candidate.contract)
-        return readable(self.build.known[number], candidate.stack, fold, candidate.contract, have)
+    def readable(self, number: int, candidate: Candidate, fold: Dim, side: int) -> bool:
+        """Whether BLAS can read a value as it lies, and it lies as the candidate says."""
+        layout, contract = self.build.known[number], candidate.contract
+        have = frozenset(flat(self.build.dims(number))).difference(contract)
+        if not covered(layout, candidate.stack, have):
+            return False
+        lies = lying(layout, fold, contract)
+        return lies is not None and (not fold or lies == candidate.near[side])
 
     def vector(self, number: int, candidate: Candidate, side: int) -> int:
         """Bring a value into a vector, which BLAS reads at any distance, but may read slowly so."""
@@ -170,7 +179,7 @@ class Writer:
             dims: the dimensions that are wanted.
             side: 0 for the left matrix, 1 for the right one.
         """
-        free = self.readable(number, candidate, fold)
+        free = self.readable(number, candidate, fold, side)
         *stack, first, second = dims
         turned = candidate.near[side] != (second == candidate.contract)
         if free and (fold or not stack):
@@ -208,7 +217,8 @@ class Writer:
         single = max(len(rows), len(columns), len(candidate.contract)) <= 1
         if len(batch) < 2 or candidate.each or not shared or not single:
             return False
-        return self.readable(left, candidate, rows) and self.readable(right, candidate, columns)
+        readable = self.readable
+        return readable(left, candidate, rows, 0) and readable(right, candidate, columns, 1)
 
     def stacked(self, candidate: Candidate, left: int, right: int, bias: int | None) -> int:
         """Write a product of stacks down."""

@@ -1,12 +1,16 @@
 """Which rates a machine gets: by its instructions, unless the environment tells."""
 
+import itertools
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from einheads.candidates import Traits
+from einheads.costs import Costs
+from einheads.loops import LOOPS, LoopRates
 from einheads.lower import lower
 from einheads.pattern import parse
 from einheads.plan import plan
@@ -66,16 +70,57 @@ def test_the_environment_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cpu_kind() == kind_of(Path("/proc/cpuinfo"))
 
 
-def test_integers_have_rates_of_their_own() -> None:
-    """On a CPU, BLAS has no kernels for them; floats of any width are priced alike."""
+def test_numbers_without_blas_have_rates_of_their_own() -> None:
+    """On a CPU, it has no kernels for integers and float16; other floats are priced alike."""
     long = rates_for("cpu", "int64")
     assert long.matrix > 10 * AVX512.matrix
     assert long.copy_number == AVX512.copy_number
-    assert rates_for("cpu", "int16") is rates_for("cpu") is AVX512
-    assert rates_for("cuda", "int64") is rates_for("cuda")
+    for numbers in LOOPS:
+        loops = rates_for("cpu", numbers)
+        assert isinstance(loops, LoopRates)
+        assert loops.multiply_add == AVX512.multiply_add
+        assert rates_for("cuda", numbers) is rates_for("cuda")
+    assert rates_for("cpu", "") is rates_for("cpu") is AVX512
     assert (Traits(integer=True, itemsize=8).numbers, Traits(itemsize=8).numbers) == ("int64", "")
+    assert (Traits(half=True, itemsize=2).numbers, Traits(itemsize=2).numbers) == ("float16", "")
     told = _of_numbers("avx2", "int64")
     assert told.matrix / AVX2.multiply_add == pytest.approx(long.matrix / AVX512.multiply_add)
+    slow, fast = _of_numbers("avx2", "int8"), _of_numbers("avx512", "int8")
+    assert isinstance(slow, LoopRates)
+    assert isinstance(fast, LoopRates)
+    assert slow.loop_row / AVX2.multiply_add == pytest.approx(fast.loop_row / AVX512.multiply_add)
+
+
+@pytest.mark.parametrize(("numbers", "itemsize"), [("int8", 1), ("float16", 2), ("int32", 4)])
+def test_no_product_in_loops_costs_less_than_the_least(numbers: str, itemsize: int) -> None:
+    """The search leaves out by the least price; single numbers and tiny stacks among them."""
+    draw = random.Random(11)
+    costs = Costs(rates_for("cpu", numbers), {}, itemsize)
+    for _ in range(200):
+        batch, rows, columns, contract = (draw.choice((1, 2, 3, 5, 17, 64)) for _ in range(4))
+        stacked = batch > 1 or draw.random() < 0.5
+        least = costs.least(batch, rows, columns, contract, stacked=stacked)
+        for left, right in itertools.product((True, False, None), repeat=2):
+            found = costs.product(
+                batch, rows, columns, contract, left=left, right=right, stacked=stacked
+            )
+            assert found >= least * (1 - 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("traits", "copied"),
+    [
+        (Traits(), 0),
+        (Traits(itemsize=2), 0),
+        (Traits(itemsize=2, half=True), 1),
+        (Traits(itemsize=1, integer=True), 1),
+    ],
+)
+def test_loops_want_rows_of_the_right_matrix(traits: Traits, copied: int) -> None:
+    """BLAS reads both matrices as they lie; for loops, one is turned, since dots are far slower."""
+    bound = bind(parse("a r k, a c k -> a r c"), [(5, 300, 12), (5, 310, 12)])
+    steps = lower(bound, plan(bound), traits=traits)
+    assert len(steps.copies) == copied
 
 
 def test_a_stack_of_small_products_of_integers_is_avoided() -> None:
