@@ -18,7 +18,7 @@ from .choices import Choice, from_data, to_data
 from .errors import EinheadsError, kind
 from .program import cache
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def device_name(device: str = "cpu") -> str:
@@ -47,14 +47,17 @@ def save_tuned(path: str | Path) -> int:
 
     Returns:
         How many choices it holds.
+
+    Raises:
+        TypeError: `path` is none.
     """
-    kept = []
+    file, kept = _path(path), []
     for line, choice in cache.choices.items():
         about = json.loads(line)
         device = device_name(about["traits"]["device"])
         kept.append({"device": device, "problem": about, **to_data(choice)})
     document = {"format": _FORMAT, "torch": torch.__version__, "choices": kept}
-    Path(path).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return len(kept)
 
 
@@ -85,10 +88,9 @@ def load_tuned(path: str | Path) -> int:
         EinheadsError: the file is none of `save_tuned`, or of another version of it.
         TypeError: `path` is none.
     """
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"the file of tuned choices is a path, not {kind(path)}")
+    file = _path(path)
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = json.loads(file.read_text(encoding="utf-8"))
         written = document["format"]
         found = _read(document) if written == _FORMAT else None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -107,6 +109,12 @@ def load_tuned(path: str | Path) -> int:
         cache.classes.clear()
         cache.forget_calls()
     return len(found)
+
+
+def _path(path: object) -> Path:
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"the file of tuned choices is a path, not {kind(path)}")
+    return Path(path)
 
 
 def _read(document: Any) -> dict[str, Choice]:

@@ -323,6 +323,7 @@ def test_a_failing_call_leaves_nothing_behind() -> None:
         (lambda: einheads.tune(len, [], backward="yes"), "backward is True or False, not 'yes'"),
         (lambda: einheads.tune(len, [], progress="no"), "progress is True or False, not 'no'"),
         (lambda: einheads.load_tuned(3), "the file of tuned choices is a path, not 3"),
+        (lambda: einheads.save_tuned(None), "the file of tuned choices is a path, not None"),
     ],
 )
 def test_wrong_types(call: Callable[[], object], message: str) -> None:
@@ -369,13 +370,13 @@ class TestFiles:
         assert not torch.cuda.is_available() or tuned.device_name("cuda")
         problem = {"traits": {"device": "cuda"}}
         entry = {"device": "a GPU that nobody has", "problem": problem, "ways": None, "planned": {}}
-        document = {"format": 1, "torch": "2", "choices": [entry]}
+        document = {"format": 2, "torch": "2", "choices": [entry]}
         (tmp_path / "tuned.json").write_text(json.dumps(document))
         assert einheads.load_tuned(tmp_path / "tuned.json") == 0
 
     @pytest.mark.parametrize(
         "text",
-        ["", "[]", "{}", '{"format": 1, "choices": [1]}'],
+        ["", "[]", "{}", '{"format": 2, "choices": [1]}'],
         ids=["empty", "list", "nothing", "entry"],
     )
     def test_no_such_file(self, tmp_path: Path, text: str) -> None:
@@ -388,8 +389,8 @@ class TestFiles:
     def test_another_version(self, tmp_path: Path) -> None:
         """It is told from a file of something else."""
         path = tmp_path / "tuned.json"
-        path.write_text('{"format": 2, "choices": []}')
-        with pytest.raises(einheads.EinheadsError, match=r"its format is 2, this version reads 1"):
+        path.write_text('{"format": 1, "choices": []}')
+        with pytest.raises(einheads.EinheadsError, match=r"its format is 1, this version reads 2"):
             einheads.load_tuned(path)
 
     @pytest.mark.parametrize(
