@@ -16,8 +16,9 @@ from cases import BY_NAME, CASES, Case, as_numpy
 from einheads.explain import explain_declared
 from einheads.explain.standalone import source_declared
 from einheads.explain.story import Effect, Explanation, Matrices
+from einheads.explain.subject import traits_of as subject_traits
 from einheads.layout import layout
-from einheads.operands import Declaration
+from einheads.operands import Declaration, traits_of
 from einheads.program import prepare, program_for
 from oracle import oracle
 from strategies import random_cases
@@ -556,3 +557,20 @@ def test_what_trains_is_explained_as_it_trains() -> None:
                 assert story.multiply_adds == runs.multiply_adds
         told.add(runs.multiply_adds)
     assert len(told) == 2
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.int64, torch.complex64],
+    ids=str,
+)
+def test_what_is_told_runs(dtype: torch.dtype) -> None:
+    """Whatever the numbers are, which decide how matrices have to lie."""
+    pattern = "a r k, a c k -> a r c"
+    left, right = torch.zeros(5, 300, 12, dtype=dtype), torch.zeros(5, 310, 12, dtype=dtype)
+    program, _ = program_for(Declaration(pattern), (), (left, right))
+    told = eh.explain(pattern, left, right)
+    assert sum(step.effect is Effect.COPY for step in told.steps) == len(program.steps.copies)
+    assert subject_traits([left, right]) == traits_of([left, right], 2, autocast=False)
+    array = np.zeros((5, 300, 12), np.float16)
+    assert subject_traits([array]).half

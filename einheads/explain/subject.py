@@ -357,6 +357,7 @@ def traits_of(operands: Sequence[Any]) -> Traits:
         device=str(getattr(getattr(first, "device", None), "type", "cpu")),
         itemsize=int(getattr(first, "itemsize", 4)),
         integer=exact or getattr(dtype, "kind", "f") in "iu",
+        half=str(dtype).rpartition(".")[2] == "float16",
         # Whoever has a tensor that wants a gradient has imported torch.
         trains=trains and sys.modules["torch"].is_grad_enabled(),
     )
