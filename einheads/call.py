@@ -277,7 +277,7 @@ def entry_for(
     told = [size for _, size in given]
     for one in tensors:
         told += (*one.shape, *one.stride())
-    if not all(type(size) is int for size in told):
+    if not {int}.issuperset(map(type, told)):
         return Entry(prepared.lowered.program, prepared.extra)
     recorder = cache.recorder
     if recorder is not None:

@@ -154,14 +154,17 @@ class Costs(ProductCosts):
         return cost + self.pages(both[0]) + self.pages(both[1])
 
     def multiply_in_turns(self, turns: str, order: Dim, left: Layout, right: Layout) -> float:
-        """The same with its calls.
+        """The same with its calls."""
+        return self.turned(turns) + self.multiply(order, left, right, turns)
+
+    def turned(self, turns: str) -> float:
+        """The calls of an elementwise product in turns.
 
         Each turn takes a view of either operand, and reads and writes the result; as in `turns`,
         threads have less to share.
         """
         rates = self.rates
-        calls = rates.view + self.sizes[turns] * (rates.multiply_call + 3 * rates.view)
-        return calls + self.multiply(order, left, right, turns)
+        return rates.view + self.sizes[turns] * (rates.multiply_call + 3 * rates.view)
 
     def least_elementwise(self, *, summed: bool) -> float:
         """What each number of an elementwise product costs at least, and to sum it."""

@@ -141,14 +141,10 @@ def plan(bound: Bound, sizes: Mapping[str, int] | None = None) -> Plan:
     sizes = bound.sizes if sizes is None else sizes
     flat = [tuple(dict.fromkeys(name for dim in dims for name in dim)) for dims in bound.operands]
     output = tuple(name for dim in bound.output for name in dim)
+    every = [name for axes in flat for name in axes]
     lonely = tuple(
-        tuple(
-            name
-            for name in axes
-            if name not in output
-            and not any(name in other for place, other in enumerate(flat) if place != number)
-        )
-        for number, axes in enumerate(flat)
+        tuple([name for name in axes if name not in output and every.count(name) == 1])
+        for axes in flat
     )
     operands = tuple(
         tuple(name for name in axes if name not in alone)
@@ -192,10 +188,10 @@ def _contraction(
     return Contraction(
         left,
         right,
-        batch=tuple(name for name in shared if name in kept),
-        contract=tuple(name for name in shared if name not in kept),
-        left_axes=tuple(name for name in first if name not in second),
-        right_axes=tuple(name for name in second if name not in first),
+        batch=tuple([name for name in shared if name in kept]),
+        contract=tuple([name for name in shared if name not in kept]),
+        left_axes=tuple([name for name in first if name not in second]),
+        right_axes=tuple([name for name in second if name not in first]),
         multiply_adds=_product({*first, *second}, sizes),
     )
 
@@ -248,4 +244,4 @@ def _in_order(first: int, second: int, operands: int) -> tuple[int, int]:
 
 
 def _product(names: Iterable[str], sizes: Mapping[str, int]) -> int:
-    return math.prod(sizes[name] for name in names)
+    return math.prod([sizes[name] for name in names])

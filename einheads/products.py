@@ -167,15 +167,24 @@ class ProductCosts(Walks):
             return self.loops.least((batch, rows, columns, contract), stacked=stacked, tiny=tiny)
         if stacked and work < _TINY:
             each = rates.tiny_matrix + rows * columns * rates.tiny_result
-            each += work * min(rates.tiny_near, rates.tiny_far)
+            return batch * (each + work * min(rates.tiny_near, rates.tiny_far)) * self.scale
+        each = (rates.matrix if stacked else 0.0) + rows * columns * rates.result
+        if rows == 1 or columns == 1:
+            # Seen from one side it is a vector, from the other one column of a matrix.
+            each += work * min(rates.vector, rates.vector_near, VECTOR * rates.multiply_add)
         else:
-            each = (rates.matrix if stacked else 0.0) + rows * columns * rates.result
-            if rows == 1 or columns == 1:
-                # Seen from one side it is a vector, from the other one column of a matrix.
-                each += work * min(rates.vector, rates.vector_near, VECTOR * rates.multiply_add)
-            else:
-                each += work * rates.multiply_add
-        return batch * each * self.scale
+            each += contract * min(self.step(rows, columns), self.step(columns, rows))
+        few, many = min(rows, columns), max(rows, columns)
+        written = self.written(batch, few, many, contract, right=True, stacked=stacked)
+        return (batch * each + written) * self.scale
+
+    def step(self, rows: int, columns: int) -> float:
+        """A step along the summed axes at least, with so many rows on the left."""
+        rates = self.rates
+        turned = rates.right_near * min(1.0, rows / _SKINNY)
+        each = rows * -(-columns // VECTOR) * VECTOR * rates.multiply_add
+        each += rows * min(rates.left_near, rates.left_far)
+        return each + columns * min(turned, rates.right_far)
 
     def vector(self, count: int, contract: int, *, dots: bool) -> float:
         """A matrix times a vector: so many dot products, or as many sums that grow together."""

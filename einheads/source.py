@@ -28,7 +28,6 @@ from .steps import (
     Steps,
     Strided,
     Sum,
-    flat,
     in_turns,
     is_view,
     live,
@@ -102,7 +101,8 @@ class Text(Sizes):
         self.given = given
         self.taken = {"torch", "F", "zip", *names}
         every = (*steps.inputs, *(step.dims for step in steps.steps))
-        for axis in dict.fromkeys((*steps.given, *(axis for dims in every for axis in flat(dims)))):
+        axes = [axis for dims in every for dim in dims for axis in dim]
+        for axis in dict.fromkeys((*steps.given, *axes)):
             self.axes[axis] = self.free("n" + axis[3:] if axis.startswith("...") else axis)
         # The text of each value: a variable, or an expression that is not yet bound to one.
         self.text = dict(enumerate(names))

@@ -346,8 +346,8 @@ def untold(
         for step in steps
         if isinstance(step, (Reshape, Expand)) or (isinstance(step, Bmm) and step.each)
     ]
-    used = {name for one in dims for name in flat(one)}
-    if any(sizes[name] == 0 for one in inputs for name in flat(one)):
+    used = {name for one in dims for dim in one for name in dim}
+    if 0 in [sizes[name] for one in inputs for dim in one for name in dim]:
         # Nothing is divided by an empty axis: where there is one, no composite is solved.
         single = {dim[0] for one in inputs for dim in one if len(dim) == 1}
         return tuple(name for name in sizes if name in used and name not in single)

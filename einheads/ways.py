@@ -380,6 +380,10 @@ class _Search(Forms):
         count = self.costs.count(step.contract)
         if not 1 < count <= _MOST_TURNS:
             return
+        least = self.costs.turned(step.contract[0])
+        least += self.work * self.costs.least_elementwise(summed=False)
+        if least > self.limit:
+            return
         # In the order in which the larger operand lies; it is read once, in long runs.
         large, small = sorted(self.layouts, key=lambda one: -self.costs.count(one.order))
         rest = dict.fromkeys((*large.order, *small.order, *step.result))

@@ -170,7 +170,9 @@ def test_no_product_costs_less_than_the_least(itemsize: int) -> None:
     draw = random.Random(7)
     costs = Costs(AVX512, {}, itemsize)
     for _ in range(300):
-        batch, rows, columns, contract = (draw.choice((1, 2, 3, 5, 17, 64, 209)) for _ in range(4))
+        batch, rows, columns, contract = (
+            draw.choice((1, 2, 3, 5, 17, 64, 209, 3001)) for _ in range(4)
+        )
         stacked = batch > 1 or draw.random() < 0.5
         least = costs.least(batch, rows, columns, contract, stacked=stacked)
         for left in (True, False):
