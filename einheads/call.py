@@ -121,11 +121,7 @@ def apply(
             if modes() or function_modes() or transforms() or forward_ad._current_level >= 0:  # noqa: SLF001
                 calls = ()
             # A guard asks for strides, and a nested tensor, which has none, would end the process.
-            # Behind the inputs of a layer come parameters.
-            inputs = tensors
-            if isinstance(declaration, Declaration) and declaration.inputs:
-                inputs = tensors[: declaration.inputs]
-            for one in inputs:
+            for one in tensors:
                 if one.is_nested is not False:  # what stands in for a tensor says neither
                     calls = ()
         for told, like, found in calls:

@@ -43,15 +43,12 @@ class Declaration(NamedTuple):
         bias: the axes of a bias, the last tensor of a call, separated by spaces; None for no bias.
         names: a name for each tensor in the source, the bias too; None for `x1`, `x2`, ...
         checkpoint: whether a backward makes inner results again, instead of keeping them.
-        inputs: how many of the tensors change from call to call, since parameters come behind them;
-            0 for all of them.
     """
 
     text: str
     bias: str | None = None
     names: tuple[str, ...] | None = None
     checkpoint: bool = False
-    inputs: int = 0
 
 
 def traits_of(tensors: Sequence[Tensor], operands: int, *, autocast: bool) -> Traits:

@@ -125,7 +125,6 @@ class Einsum(nn.Module):
             declared.pattern.text,
             None if declared.bias is None else " ".join(declared.bias),
             (*declared.input_names, *parameters),
-            inputs=declared.inputs,
         )
         self._given = declared.given
         self._inputs = declared.inputs
@@ -327,7 +326,7 @@ class Einsum(nn.Module):
 
     def _subject(self, inputs: Sequence[Any], sizes: dict[str, int]) -> Subject:
         own = [getattr(self, name) for name in self._parameter_names]
-        text, bias, called, again, _ = self._declaration
+        text, bias, called, again = self._declaration
         operands = len(self.declared.pattern.operands)
         traits = traits_of((*own, *inputs))
         traits = replace(traits, trains=traits.trains and operands > 2)  # a bias does not count
