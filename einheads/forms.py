@@ -115,8 +115,8 @@ class Forms:
                 others = tuple(name for name in theirs if name not in batch)
                 read += self.costs.reading(layout, (batch, fold, contract), others, near=lies)
             found += [Form(read, form, fold, True) for form in forms]
-            # Another order of its axes only pays where the result must be folded; or where no BLAS
-            # reads matrices nearly as fast whichever way they are stored.
+            # To copy it only pays where the result must be folded, so that its axes need another
+            # order; or where no BLAS reads matrices nearly as fast whichever way they are stored.
             folds = self.output is not None and len(self.output) != len(self.wanted)
             if not (self.every or folds or self.costs.loops):
                 return found

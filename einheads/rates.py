@@ -312,9 +312,10 @@ def rates_for(device: str, numbers: str = "") -> Rates:
 
     Args:
         device: such as "cpu" or "cuda".
-        numbers: such as "int64"; floats and their like by default.
+        numbers: such as "int64", which only a CPU multiplies otherwise; floats and their like by
+            default.
     """
-    return _DEVICES.get(device) or _of_numbers(cpu_kind(), numbers)
+    return _DEVICES.get(device) or _of_numbers(cpu_kind(), numbers if device == "cpu" else "")
 
 
 @lru_cache(maxsize=64)

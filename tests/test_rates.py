@@ -80,6 +80,7 @@ def test_numbers_without_blas_have_rates_of_their_own() -> None:
         assert isinstance(loops, LoopRates)
         assert loops.multiply_add == AVX512.multiply_add
         assert rates_for("cuda", numbers) is rates_for("cuda")
+        assert rates_for("mps", numbers) is AVX512
     assert rates_for("cpu", "") is rates_for("cpu") is AVX512
     assert (Traits(integer=True, itemsize=8).numbers, Traits(itemsize=8).numbers) == ("int64", "")
     assert (Traits(half=True, itemsize=2).numbers, Traits(itemsize=2).numbers) == ("float16", "")
