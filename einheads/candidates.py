@@ -134,6 +134,21 @@ def covered(layout: Layout, batch: Dim, have: frozenset[str]) -> bool:
     return have.isdisjoint(batch) or (have.issuperset(batch) and layout.folds(batch))
 
 
+def readable(
+    layout: Layout, batch: Dim, fold: Dim, contract: Dim, have: frozenset[str]
+) -> bool | None:
+    """How the summed axes lie in a stack of matrices, as `lying`; None if there is none either.
+
+    Args:
+        layout: of the operand.
+        batch: axes of the stack.
+        fold: its rows or its columns, whichever the operand has.
+        contract: the summed axes.
+        have: the axes of the operand, those that are contracted aside.
+    """
+    return lying(layout, fold, contract) if covered(layout, batch, have) else None
+
+
 def lying(layout: Layout, fold: Dim, contract: Dim) -> bool | None:
     """Whether the summed axes lie innermost in matrices; None if BLAS cannot read these.
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .candidates import Traits, covered, lying
+from .candidates import Traits, covered, readable
 from .costs import Costs
 from .layout import Layout, contiguous, runs
 from .plan import Contraction
@@ -60,6 +60,8 @@ class Forms:
     def __post_init__(self) -> None:
         step, traits = self.step, self.traits
         self.wanted = () if self.output is None else flat(self.output)
+        # Whether some dimension of the output holds several axes, or none.
+        self.folded = self.output is not None and len(self.output) != len(self.wanted)
         self.costs = Costs(rates_for(traits.device, traits.numbers), self.sizes, traits.itemsize)
         # What each operand has besides the contracted axes.
         self.have = (
@@ -105,7 +107,7 @@ class Forms:
             found.append(Form(views + apart, dense, fold, True))
             if dense or not (apart or self.every):
                 return found
-        lies = None if vector or not covered(layout, batch, have) else lying(layout, fold, contract)
+        lies = None if vector else readable(layout, batch, fold, contract, have)
         if lies is not None:
             # What has no rows is read either way, and BLAS is told which.
             forms = (side == 0, side == 1) if batch and not fold else (lies,)
@@ -117,8 +119,7 @@ class Forms:
             found += [Form(read, form, fold, True) for form in forms]
             # To copy it only pays where the result must be folded, so that its axes need another
             # order; or where no BLAS reads matrices nearly as fast whichever way they are stored.
-            folds = self.output is not None and len(self.output) != len(self.wanted)
-            if not (self.every or folds or self.costs.loops):
+            if not (self.every or self.folded or self.costs.loops):
                 return found
         least += views
         if least + self.least_copies[side] > self.limit:
@@ -161,13 +162,17 @@ class Forms:
         wanted = [name for name in self.wanted if name in axes and sizes[name] != 1]
         if order == wanted:
             return 0.0
-        folded = len(self.output) != len(self.wanted)
-        if folded or self.traits.dense:
+        if self.folded or self.traits.dense:
             lies = lies or contiguous((axes,), sizes)
             dims = [tuple(name for name in dim if name in axes) for dim in self.output]
             if self.traits.dense or not all(lies.folds(dim) for dim in dims):
                 return self.costs.rates.copy_call + self.costs.copy(flat(tuple(dims)), lies)
         return self.costs.reader(self.count, inner=order[-1] == wanted[-1]) + self.costs.rates.view
+
+    def held(self, batch: Dim) -> tuple[int, int]:
+        """How many matrices of a stack either operand holds, those that are expanded once."""
+        left, right = ([name for name in batch if name in one] for one in self.have)
+        return self.costs.count(tuple(left)), self.costs.count(tuple(right))
 
     def covered(self, batch: Dim) -> bool:
         """Whether neither operand is copied because of this batch."""

@@ -43,7 +43,7 @@ class ProductCosts(Walks):
         self.rates = rates
         self.itemsize = itemsize
         self.scale = itemsize / 4
-        # Whether torch makes products itself, since BLAS has none for these numbers.
+        # The rates once more, if torch makes products of these numbers itself, since BLAS has none.
         self.loops = rates if isinstance(rates, LoopRates) else None
 
     def large(self, layout: Layout) -> bool:
@@ -100,13 +100,13 @@ class ProductCosts(Walks):
         """
         rates = self.rates
         work = rows * columns * contract
+        tiny = stacked and work < _TINY
         if self.loops is not None:
             shape = batch, rows, columns, contract
-            tiny = stacked and work < _TINY
             cost = self.loops.product(shape, (bool(left), bool(right)), stacked=stacked, tiny=tiny)
             unread = (left is None) * rows + (right is None) * columns
             return cost + batch * unread * contract * rates.gathered * self.scale
-        if stacked and work < _TINY:
+        if tiny:
             each = rates.tiny_matrix + rows * columns * rates.tiny_result
             dense = (left or rows == 1) and (right or columns == 1)
             each += work * (rates.tiny_near if dense else rates.tiny_far)
@@ -162,10 +162,10 @@ class ProductCosts(Walks):
         """What a product costs at least, however its operands lie and whichever is on the left."""
         rates = self.rates
         work = rows * columns * contract
+        tiny = stacked and work < _TINY
         if self.loops is not None:
-            tiny = stacked and work < _TINY
             return self.loops.least((batch, rows, columns, contract), stacked=stacked, tiny=tiny)
-        if stacked and work < _TINY:
+        if tiny:
             each = rates.tiny_matrix + rows * columns * rates.tiny_result
             return batch * (each + work * min(rates.tiny_near, rates.tiny_far)) * self.scale
         each = (rates.matrix if stacked else 0.0) + rows * columns * rates.result

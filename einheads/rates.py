@@ -375,7 +375,6 @@ __all__ = [
     "CPUS",
     "CPU_VARIABLE",
     "CUDA",
-    "NUMBERS",
     "Rates",
     "cpu_kind",
     "rates_for",

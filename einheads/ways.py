@@ -251,7 +251,7 @@ class _Search(Forms):
         side = 0 if set(looped).issubset(self.step.left_axes) else 1
         if looped and self.futile(side, looped, foreign if side else own):
             return
-        held = [costs.count(tuple([name for name in batch if name in one])) for one in self.have]
+        held = self.held(batch)
         prices: dict[tuple[bool, bool, bool], float] = {}
         fold, other_fold = as_stored(own, self.layouts[0]), as_stored(foreign, self.layouts[1])
         for order in self.batches(batch):
@@ -333,7 +333,7 @@ class _Search(Forms):
                 contracts.append((contract, [lie is True for lie in found]))
         if not contracts or any(map(self.covered, self.batches(batch))):
             return
-        held = [costs.count(tuple(name for name in batch if name in one)) for one in self.have]
+        held = self.held(batch)
         for first in batch:
             calls = costs.turns(self.sizes[first])
             if not 1 < self.sizes[first] <= _MOST_TURNS or calls + least > self.limit:

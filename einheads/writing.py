@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from .build import Builder
-from .candidates import Candidate, Elementwise, Traits, Way, covered, lying
+from .candidates import Candidate, Elementwise, Traits, Way, readable
 from .layout import runs
 from .plan import Plan
 from .sizes import Dim, Dims
@@ -154,9 +154,7 @@ class Writer:
         """Whether BLAS can read a value as it lies, and it lies as the candidate says."""
         layout, contract = self.build.known[number], candidate.contract
         have = frozenset(flat(self.build.dims(number))).difference(contract)
-        if not covered(layout, candidate.stack, have):
-            return False
-        lies = lying(layout, fold, contract)
+        lies = readable(layout, candidate.stack, fold, contract, have)
         return lies is not None and (not fold or lies == candidate.near[side])
 
     def vector(self, number: int, candidate: Candidate, side: int) -> int:
@@ -217,8 +215,9 @@ class Writer:
         single = max(len(rows), len(columns), len(candidate.contract)) <= 1
         if len(batch) < 2 or candidate.each or not shared or not single:
             return False
-        readable = self.readable
-        return readable(left, candidate, rows, 0) and readable(right, candidate, columns, 1)
+        if not self.readable(left, candidate, rows, 0):
+            return False
+        return self.readable(right, candidate, columns, 1)
 
     def stacked(self, candidate: Candidate, left: int, right: int, bias: int | None) -> int:
         """Write a product of stacks down."""
