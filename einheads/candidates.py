@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .layout import Layout, combined, contiguous, near
 from .sizes import Dim, Dims
@@ -56,20 +57,21 @@ class Traits:
         return self.itemsize <= 2 and not self.integer
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """One way to see a contraction as a (stack of) matrix product.
 
     Attributes:
         batch: axes of the stack, the looped ones among them: those that only one operand has.
         rows: axes folded into the rows of the left matrix.
         columns: axes folded into the columns of the right matrix.
-        contract: the summed axes, in the order in which they are folded.
+        contract: the axes summed by the product, in the order in which they are folded.
         swapped: whether the right operand of the contraction is the left matrix.
         near: for the left and the right matrix, whether the summed axes lie innermost. A matrix
             that is stored the other way is copied for that; so is a vector that lies at a distance.
         each: whether there is a stack for each index of the first axis, one after the other, since
             no stride covers that axis and the rest of the batch.
+        added: summed axes in the batch: products are added up along them afterwards, since to fold
+            them with the others would copy an operand.
     """
 
     batch: Dim
@@ -79,6 +81,7 @@ class Candidate:
     swapped: bool
     near: tuple[bool, bool] = (True, False)
     each: bool = False
+    added: Dim = ()
 
     @property
     def stack(self) -> Dim:
@@ -86,13 +89,15 @@ class Candidate:
         return self.batch[1:] if self.each else self.batch
 
     @property
-    def result(self) -> Dims:
-        """The dimensions of what the matrix product makes."""
-        return self.batch, self.rows, self.columns
+    def result(self) -> tuple[Dim, Dim, Dim]:
+        """The dimensions of what it makes."""
+        batch = self.batch
+        if self.added:
+            batch = tuple(name for name in batch if name not in self.added)
+        return batch, self.rows, self.columns
 
 
-@dataclass(frozen=True, slots=True)
-class Elementwise:
+class Elementwise(NamedTuple):
     """Multiply with unit dimensions where an operand lacks an axis, then sum the contracted axes.
 
     Attributes:
@@ -144,7 +149,7 @@ def readable(
         batch: axes of the stack.
         fold: its rows or its columns, whichever the operand has.
         contract: the summed axes.
-        have: the axes of the operand, those that are contracted aside.
+        have: the axes of the operand.
     """
     return lying(layout, fold, contract) if covered(layout, batch, have) else None
 

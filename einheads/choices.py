@@ -96,7 +96,7 @@ def to_data(choice: Choice) -> dict[str, Any]:
     told: dict[str, Any] = {"planned": choice.planned}
     for name in ("ways", "turns"):
         ways = getattr(choice, name)
-        told[name] = ways and [{"kind": type(way).__name__, **asdict(way)} for way in ways]
+        told[name] = ways and [{"kind": type(way).__name__, **way._asdict()} for way in ways]
     return told
 
 
@@ -165,12 +165,12 @@ def _fits(step: Contraction, way: Way) -> bool:
     if way.swapped:
         rows, columns = columns, rows
     return (
-        bool(step.contract)
-        and sorted(way.contract) == sorted(step.contract)
-        and sorted((*way.batch, *way.rows, *way.columns)) == sorted(step.result)
+        bool(way.contract)
+        and sorted((*way.contract, *way.added)) == sorted(step.contract)
+        and sorted((*way.batch, *way.rows, *way.columns)) == sorted((*step.result, *way.added))
         and set(way.rows) <= set(rows)
         and set(way.columns) <= set(columns)
-        and (len(way.batch) > 1 or not way.each)
+        and (way.each <= (way.added == way.batch[:1] if way.added else len(way.batch) > 1))
     )
 
 

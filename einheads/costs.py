@@ -169,10 +169,13 @@ class Costs(ProductCosts):
     def least_elementwise(self, *, summed: bool) -> float:
         """What each number of an elementwise product costs at least, and to sum it."""
         rates = self.rates
-        each = min(rates.multiply_number, rates.multiply_strided)
-        if summed:
-            each += min(rates.sum_near, rates.sum_across, rates.sum_strided)
-        return each * self.scale
+        each = min(rates.multiply_number, rates.multiply_strided) * self.scale
+        return each + self.least_sum() if summed else each
+
+    def least_sum(self) -> float:
+        """What it costs at least to sum a number."""
+        rates = self.rates
+        return min(rates.sum_near, rates.sum_across, rates.sum_strided) * self.scale
 
     def sum(self, dims: Dims, layout: Layout, summed: Sequence[str]) -> float:
         """A sum of a value over axes, without the call."""

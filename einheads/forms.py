@@ -63,10 +63,9 @@ class Forms:
         # Whether some dimension of the output holds several axes, or none.
         self.folded = self.output is not None and len(self.output) != len(self.wanted)
         self.costs = Costs(rates_for(traits.device, traits.numbers), self.sizes, traits.itemsize)
-        # What each operand has besides the contracted axes.
         self.have = (
-            frozenset(step.batch + step.left_axes),
-            frozenset(step.batch + step.right_axes),
+            frozenset(step.batch + step.left_axes + step.contract),
+            frozenset(step.batch + step.right_axes + step.contract),
         )
         self.count = self.costs.count(step.result)
         self.work = self.count * self.costs.count(step.contract)
@@ -86,8 +85,10 @@ class Forms:
         return list(dict.fromkeys([*orders_of(axes, *self.layouts), *self.as_wanted(axes)]))
 
     def as_wanted(self, axes: Dim) -> list[Dim]:
-        """The axes as the output has them, if it is known."""
-        return [tuple(sorted(axes, key=self.wanted.index))] if self.wanted else []
+        """The axes as the output has them, if it is known and has them all."""
+        if not self.wanted or not set(axes).issubset(self.wanted):
+            return []
+        return [tuple(sorted(axes, key=self.wanted.index))]
 
     def operand(self, side: int, batch: Dim, fold: Dim, contract: Dim, least: float) -> list[Form]:
         """The forms in which an operand may enter a matrix product, which costs so much at least.

@@ -15,7 +15,7 @@ from .layout import Layout
 from .lower import Draft, begin
 from .plan import Plan, plans
 from .sizes import Bound, Dim
-from .steps import Bmm, Linear, Matmul, Steps
+from .steps import Bmm, Linear, Matmul, Steps, Sum
 from .unplanned import price_undone
 
 
@@ -102,9 +102,10 @@ def unfollowed(bound: Bound, traits: Traits, *, free: bool) -> Traits:
 
 
 def _saves(steps: Steps) -> bool:
-    """Whether products in turns could save a copy, or take the place of a multiply and sum."""
+    """Whether products in turns could save a copy, or take the place of a sum."""
     product = any(isinstance(step, (Matmul, Bmm, Linear)) for step in steps.steps)
-    return bool(steps.copies) or not product
+    summed = any(isinstance(step, Sum) for step in steps.steps)
+    return bool(steps.copies) or summed or not product
 
 
 def _cost(one: Draft, layouts: Sequence[Layout], sizes: Mapping[str, int], traits: Traits) -> float:

@@ -168,7 +168,11 @@ class _Program:
             *front, rows, columns = step.dims
             stack = tuple(front)
             call = rates.bmm_call if isinstance(step, Bmm) else rates.matmul_call
-            if in_turns(step):
+            if isinstance(step, Bmm) and step.adds:
+                made = elements(step.dims, costs.sizes)
+                call = costs.adding(costs.count(left[0]), made, stacked=bool(stack))
+                stack = (left[0], *stack)
+            elif in_turns(step):
                 call = costs.turns(costs.count(stack[0]))
             if isinstance(step, Bmm) and step.bias is not None:
                 # The result is filled with the bias first, as a copy is.
@@ -184,6 +188,7 @@ class _Program:
         else:
             rows = flat(step.dims)
         batch = flat(stack)
+        turns = costs.count(left[0]) if isinstance(step, Bmm) and step.adds else 1
         lies = (
             self.near(step.left, rows, step.contract, natural=True),
             self.near(step.right, columns, step.contract, natural=False),
@@ -206,6 +211,7 @@ class _Program:
             right=lies[1],
             stacked=stacked,
             different=(self.different(step.left, batch), self.different(step.right, batch)),
+            turns=turns,
         )
 
     def different(self, number: int, batch: Dim) -> int:

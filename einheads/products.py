@@ -84,6 +84,7 @@ class ProductCosts(Walks):
         right: bool | None,
         stacked: bool,
         different: tuple[int, int] | None = None,
+        turns: int = 1,
     ) -> float:
         """A matrix product or a stack of them, without the call.
 
@@ -97,6 +98,7 @@ class ProductCosts(Walks):
             right: the same for the right one.
             stacked: whether it is a stack, even of one.
             different: how many left and right matrices there are in memory, if some are expanded.
+            turns: in how many turns they are added up, each of which writes the whole result.
         """
         rates = self.rates
         work = rows * columns * contract
@@ -143,12 +145,21 @@ class ProductCosts(Walks):
             turned = rates.right_near * (min(1.0, rows / _SKINNY) if left else 1.0)
             each += columns * contract * (turned if right else rates.right_far)
         each += rows * columns * rates.result
-        if columns > _UNBROKEN and columns % VECTOR:
-            each += rows * columns * rates.ragged_result
+        if columns % VECTOR:
+            each += rows * self.unfilled(columns, added=turns > 1)
         cost = batch * each
         cost += self.fetched(batch, rows, columns, contract, different)
-        cost += self.written(batch, rows, columns, contract, right=right, stacked=stacked)
+        shape = batch // turns, rows, columns, contract
+        cost += turns * self.written(*shape, right=right, stacked=stacked)
         return cost * self.scale
+
+    def unfilled(self, columns: int, *, added: bool) -> float:
+        """What it adds to a row of a result that it does not fill vectors, written or added to."""
+        if columns % VECTOR == 0:
+            return 0.0
+        if added:
+            return self.rates.added_row if 1 < columns < _UNBROKEN else 0.0
+        return columns * self.rates.ragged_result if columns > _UNBROKEN else 0.0
 
     def turns(self, count: int) -> float:
         """The calls of products that are made in so many turns.
@@ -157,6 +168,21 @@ class ProductCosts(Walks):
         less to share, which counts as the rest of it.
         """
         return self.rates.view + count * (self.rates.bmm_call + 4 * self.rates.view)
+
+    def adding(self, count: int, made: int, *, stacked: bool) -> float:
+        """The calls of so many products that are added up one after the other.
+
+        Args:
+            count: how many; torch goes around itself, unless they are stacks.
+            made: how many numbers the result has; unless a cache holds it, each turn fetches it.
+            stacked: whether they are stacks.
+        """
+        rates = self.rates
+        calls = (
+            self.turns(count) if stacked else rates.view + rates.bmm_call + count * rates.mm_call
+        )
+        fetched = (count - 1) * made if made * self.itemsize > L2_BYTES // 4 else 0
+        return calls + fetched * rates.cold * self.scale
 
     def least(self, batch: int, rows: int, columns: int, contract: int, *, stacked: bool) -> float:
         """What a product costs at least, however its operands lie and whichever is on the left."""

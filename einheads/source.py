@@ -173,10 +173,10 @@ class Text(Sizes):
                 continue
             first = self.reads[place][0]
             chained = len(self.reads[place]) == 1
-            if isinstance(step, Place) or in_turns(step):
+            if isinstance(step, Place) or (in_turns(step) and not _at_once(step)):
                 variable[number] = self.product(step, readers, variable)
                 self.until[variable[number]] = last[number]
-                lines += self.placed(step, variable[number], variable)
+                lines += self.placed(step, variable[number], variable, readers)
                 lines += self.let_go(place)
                 continue
             expression = self.spell(step, pending if chained and pending else None, variable)
@@ -236,17 +236,29 @@ class Text(Sizes):
     # Operations
 
     def placed(
-        self, step: Place | Bmm | Multiply, name: str, variable: Mapping[int, str]
+        self,
+        step: Place | Bmm | Multiply,
+        name: str,
+        variable: Mapping[int, str],
+        readers: Mapping[int, int],
     ) -> list[str]:
         """The lines of products that are written into a new tensor: at once, or in turns."""
         left, right = variable[step.left], variable[step.right]
-        if isinstance(step, Multiply):
+        if isinstance(step, Multiply) or (isinstance(step, Bmm) and step.adds):
+            # What others read as well keeps its name.
+            lefts, rights = (
+                variable[number] if readers[number] == 1 else self.free(variable[number])
+                for number in (step.left, step.right)
+            )
             first, second = map(self.free, (left, right))
+            product, add = f"{lefts}[0] * {rights}[0]", "addcmul_"
+            if isinstance(step, Bmm):
+                product, add = f"torch.bmm({lefts}[0], {rights}[0])", "baddbmm_"
             return [
-                f"{left}, {right} = {left}.unbind(), {right}.unbind()",
-                f"{name} = {left}[0] * {right}[0]  # {self.dims(step.dims)}",
-                f"for {first}, {second} in zip({left}[1:], {right}[1:]):",
-                f"    {name}.addcmul_({first}, {second})  # {self.dims(step.dims)}",
+                f"{lefts}, {rights} = {left}.unbind(), {right}.unbind()",
+                f"{name} = {product}  # {self.dims(step.dims)}",
+                f"for {first}, {second} in zip({lefts}[1:], {rights}[1:]):",
+                f"    {name}.{add}({first}, {second})  # {self.dims(step.dims)}",
             ]
         shape = ", ".join(self.size(dim) for dim in step.dims)
         lines = [f"{name} = {left}.new_empty({shape})  # {self.dims(step.dims)}"]
@@ -281,6 +293,9 @@ class Text(Sizes):
         if isinstance(step, Bmm) and step.bias is not None:
             values = (variable[number] for number in (step.bias, step.left, step.right))
             return f"torch.baddbmm({', '.join(values)})"
+        if isinstance(step, Bmm) and step.each:
+            left, right = variable[step.left], variable[step.right]
+            return f"torch.addbmm({left}.new_zeros(()), {left}, {right}, beta=0)"
         if isinstance(step, Bmm):
             return f"torch.bmm({variable[step.left]}, {variable[step.right]})"
         if isinstance(step, Matmul):
@@ -340,6 +355,11 @@ class Text(Sizes):
         if len(new) == 1 and len(old) > 1:
             return f".flatten({start}, {start + len(old) - 1})"
         return f".reshape({', '.join(self.size(dim) for dim in after) or '()'})"
+
+
+def _at_once(step: Step) -> bool:
+    """Whether torch has one operation for products that are added up in turns."""
+    return isinstance(step, Bmm) and step.adds and len(step.dims) == 2
 
 
 def _permuted(order: Sequence[int]) -> str:

@@ -117,8 +117,10 @@ class Bmm:
 
     Attributes:
         bias: broadcasts to the result and is added to it, if there is one.
-        each: there is one dimension more in front. No stride covers it and the batch, so that the
-            stacks are multiplied one after the other, into one result; autograd cannot follow that.
+        each: there is one dimension more in front, or the batch itself is summed. No stride covers
+            it and the batch, so that the stacks are multiplied one after the other, into one
+            result, where the dimension is kept or products along it are added up; autograd cannot
+            follow that.
     """
 
     left: int
@@ -127,6 +129,11 @@ class Bmm:
     dims: Dims
     bias: int | None = None
     each: bool = False
+
+    @property
+    def adds(self) -> bool:
+        """Whether products along the first dimension of the operands are added up."""
+        return self.each and len(self.dims) < 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +351,8 @@ def untold(
     dims = [
         step.dims
         for step in steps
-        if isinstance(step, (Reshape, Expand)) or (isinstance(step, Bmm) and step.each)
+        if isinstance(step, (Reshape, Expand))
+        or (isinstance(step, Bmm) and step.each and not step.adds)
     ]
     used = {name for one in dims for dim in one for name in dim}
     if 0 in [sizes[name] for one in inputs for dim in one for name in dim]:

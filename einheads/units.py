@@ -70,6 +70,7 @@ class Rates:
         right_far: the same, stored with the columns innermost.
         result: a number of the resulting matrix.
         ragged_result: what it adds that its rows are long and do not fill vectors.
+        added_row: a row that is added to, if it is short and does not fill vectors.
         cold_result: as `result`, where the result of a stack is beyond the second cache and too few
             numbers are summed to hide the writing.
         cold_wide: the same in long rows.
@@ -145,6 +146,7 @@ class Rates:
     right_far: float
     result: float
     ragged_result: float
+    added_row: float
     cold_result: float
     cold_wide: float
     cold_single: float

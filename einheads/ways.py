@@ -6,25 +6,18 @@ among the best is left out as early as possible, since the search runs when a pa
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .candidates import Candidate, Elementwise, Traits, Way, covered, lying
-from .forms import Forms, as_stored, orders_of, subsets
+from .forms import as_stored
 from .layout import Layout, combined, contiguous
 from .plan import Contraction
 from .rates import sure_for
 from .sizes import Dim, Dims
 from .steps import flat
-
-# More products than this are never made one after the other; it is the last one of its class.
-_MOST_TURNS = 63
-
-# An operand that is multiplied elementwise is only copied if it is so many times smaller than the
-# product.
-_SMALL = 4
+from .turns import Turns
 
 # So many ways in turns are written down and priced exactly: with a bias, the second may be cheaper.
 _TRIED = 2
@@ -90,26 +83,8 @@ def in_turns(
 
 
 @dataclass(eq=False)
-class _Search(Forms):
+class _Search(Turns):
     """The search for ways: what follows from a part of a choice is priced once."""
-
-    slack: float
-    sure: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        step = self.step
-        self.ways: list[tuple[float, Way]] = []
-        # Which operand torch has on the left: the right one, if the output begins with its axes.
-        self.turned = bool(self.wanted and step.left_axes and step.right_axes) and (
-            max(map(self.wanted.index, step.right_axes))
-            < min(map(self.wanted.index, step.left_axes))
-        )
-        self.contracts = orders_of(step.contract, *self.layouts)
-        # What torch does itself, whether it copies, and the lowest price of what does not.
-        self.own: tuple[float, Way] | None = None
-        self.own_copies = False
-        self.least_free = math.inf
 
     def found(self) -> list[tuple[float, Way]]:
         only = self.elementwise_only()
@@ -117,6 +92,7 @@ class _Search(Forms):
             self.products()
         if only or not (self.traits.autocast or self.traits.narrow):
             self.elementwise()
+            self.added()
         if self.traits.turns and not only:
             self.turns()
         self.ways.sort(key=lambda entry: entry[0])
@@ -139,15 +115,6 @@ class _Search(Forms):
             return False
         # Off the CPU, integers have no matrix product, and a stack of 1x1 results is slow as one.
         return traits.integer or bool(step.batch and not step.left_axes and not step.right_axes)
-
-    def add(self, price: float, way: Way, *, free: bool = True, own: bool = False) -> None:
-        most = price * max(self.slack, 1 / self.sure)
-        self.limit = min(self.limit, most + 2 * self.costs.rates.view)
-        self.ways.append((price, way))
-        if free:
-            self.least_free = min(self.least_free, price)
-        if own and self.sure < 1.0 and (self.own is None or price < self.own[0]):
-            self.own, self.own_copies = (price, way), not free
 
     # Elementwise
 
@@ -177,43 +144,7 @@ class _Search(Forms):
                 price += self.reader(lies, flat(way.result))
                 self.add(price, way, free=True not in copies)
 
-    def packed(self, axes: Dim) -> Iterator[tuple[tuple[bool, bool], float, Layout, Layout]]:
-        """Which operands are copied into this order of axes, what that costs, and how both lie.
-
-        A copy pays where an operand is small, and would be read at a distance again and again.
-        """
-        costs, rates = self.costs, self.costs.rates
-        inside = [tuple(name for name in axes if name in one.order) for one in self.layouts]
-        views = [
-            rates.view * (names != one.order)
-            for names, one in zip(inside, self.layouts, strict=True)
-        ]
-        left, right = self.layouts
-        yield (False, False), sum(views), left, right
-        for side, (names, layout) in enumerate(zip(inside, self.layouts, strict=True)):
-            count = costs.count(names)
-            if not names or names[-1] == layout.unit or count * _SMALL > self.work:
-                continue
-            price = sum(views) + rates.copy_call + costs.copy(names, layout)
-            lies = contiguous((names,), self.sizes)
-            yield (side == 0, side == 1), price, *((left, lies) if side else (lies, right))
-
     # Matrix products
-
-    def splits(self) -> Iterator[tuple[Dim, Dim, Dim]]:
-        """The axes that may join the batch, none of them first, and what each operand then folds.
-
-        In the other operand they are expanded at stride zero.
-        """
-        step = self.step
-        left, right = self.layouts
-        for looped in subsets(step.left_axes, left):
-            own = tuple([name for name in step.left_axes if name not in looped])
-            yield looped, own, step.right_axes
-            if looped:
-                continue  # to loop over axes of both would copy both
-            for others in subsets(step.right_axes, right)[1:]:
-                yield others, own, tuple([name for name in step.right_axes if name not in others])
 
     def products(self) -> None:
         """Every way to see the contraction as a matrix product that could be the best one.
@@ -302,99 +233,3 @@ class _Search(Forms):
                             )
                             torchs = plain and swapped == self.turned and not looped
                             self.add(price, way, free=one.free and other.free, own=torchs)
-
-    # Products in turns
-
-    def turns(self) -> None:
-        """The ways that make one product after the other, into one result."""
-        for looped, own, foreign in self.splits():
-            self.stacks(self.step.batch + looped, own, foreign)
-        self.sums()
-
-    def stacks(self, batch: Dim, own: Dim, foreign: Dim) -> None:
-        """The ways that multiply one stack after the other, since that copies neither operand.
-
-        Where no stride covers the whole batch of an operand, one may cover all axes but one.
-        """
-        if len(batch) < 2:
-            return
-        costs, count = self.costs, self.costs.count(batch)
-        rows, columns = costs.count(own), costs.count(foreign)
-        summed = self.work // self.count if self.count else 0
-        least = costs.least(count, rows, columns, summed, stacked=True)
-        folds = as_stored(own, self.layouts[0]), as_stored(foreign, self.layouts[1])
-        if least + costs.turns(2) > self.limit:
-            return
-        # Whatever the batch is, the matrices themselves have to be readable.
-        contracts = []
-        for contract in self.contracts:
-            found = [lying(*pair, contract) for pair in zip(self.layouts, folds, strict=True)]
-            if None not in found:
-                contracts.append((contract, [lie is True for lie in found]))
-        if not contracts or any(map(self.covered, self.batches(batch))):
-            return
-        held = self.held(batch)
-        for first in batch:
-            calls = costs.turns(self.sizes[first])
-            if not 1 < self.sizes[first] <= _MOST_TURNS or calls + least > self.limit:
-                continue
-            rest = tuple(name for name in batch if name != first)
-            orders = filter(self.covered, self.batches(rest))
-            for order, (contract, lies) in itertools.product(orders, contracts):
-                call = calls + math.fsum(
-                    costs.reading(layout, ((first, *order), fold, contract), others, near=lie)
-                    for layout, fold, others, lie in zip(
-                        self.layouts, folds, reversed(folds), lies, strict=True
-                    )
-                )
-                for one, other in ((0, 1), (1, 0)):
-                    price = call + costs.product(
-                        count,
-                        (rows, columns)[one],
-                        (rows, columns)[other],
-                        summed,
-                        left=lies[one],
-                        right=lies[other],
-                        stacked=True,
-                        different=(held[one], held[other]),
-                    )
-                    way = Candidate(
-                        (first, *order),
-                        folds[one],
-                        folds[other],
-                        contract,
-                        bool(one),
-                        (lies[one], lies[other]),
-                        each=True,
-                    )
-                    self.add(
-                        price + self.result((way.batch, way.rows, way.columns)) + 0.5 * one, way
-                    )
-
-    def sums(self) -> None:
-        """The way that adds products up one after the other, instead of all at once."""
-        step = self.step
-        # Narrow numbers would be rounded at every turn, where a sum is made in wider ones.
-        if len(step.contract) != 1 or self.traits.narrow or self.traits.integer:
-            return
-        count = self.costs.count(step.contract)
-        if not 1 < count <= _MOST_TURNS:
-            return
-        least = self.costs.turned(step.contract[0])
-        least += self.work * self.costs.least_elementwise(summed=False)
-        if least > self.limit:
-            return
-        # In the order in which the larger operand lies; it is read once, in long runs.
-        large, small = sorted(self.layouts, key=lambda one: -self.costs.count(one.order))
-        rest = dict.fromkeys((*large.order, *small.order, *step.result))
-        order = (*step.contract, *(name for name in rest if name not in step.contract))
-        for copies, ready, one, other in self.packed(order):
-            way = Elementwise(order, step.contract, each=True, copies=copies)
-            lies = combined(way.result, one, other, self.sizes)
-            inner = lies.order[-1] if lies.order else None
-            if any(inner in layout.order and inner != layout.unit for layout in (one, other)):
-                continue  # a line of memory would be read at every turn, for one number of it
-            price = ready + self.costs.multiply_in_turns(step.contract[0], lies.order, one, other)
-            if price <= self.limit:
-                price += self.reader(lies, flat(way.result))
-                self.add(price, way, free=True not in copies)

@@ -73,7 +73,7 @@ class Writer:
     def fuses(self, way: Candidate, left: int, right: int) -> bool:
         """Whether the product can add the bias itself, from a view of it that broadcasts."""
         axes = set(self.bias or ())
-        if way.each:
+        if way.each or way.added:
             return False
         if not way.batch:
             return bool(way.rows and way.columns) and set(way.columns) == axes
@@ -153,7 +153,7 @@ class Writer:
     def readable(self, number: int, candidate: Candidate, fold: Dim, side: int) -> bool:
         """Whether BLAS can read a value as it lies, and it lies as the candidate says."""
         layout, contract = self.build.known[number], candidate.contract
-        have = frozenset(flat(self.build.dims(number))).difference(contract)
+        have = frozenset(flat(self.build.dims(number)))
         lies = readable(layout, candidate.stack, fold, contract, have)
         return lies is not None and (not fold or lies == candidate.near[side])
 
@@ -209,7 +209,7 @@ class Writer:
 
     def separate(self, candidate: Candidate, left: int, right: int) -> bool:
         """Whether the axes of a stack keep dimensions of their own, which matmul folds itself."""
-        batch, rows, columns = candidate.result
+        batch, rows, columns = candidate.batch, candidate.rows, candidate.columns
         axes = [flat(self.build.dims(number)) for number in (left, right)]
         shared = all(name in one for name in batch for one in axes)
         single = max(len(rows), len(columns), len(candidate.contract)) <= 1
@@ -221,18 +221,34 @@ class Writer:
 
     def stacked(self, candidate: Candidate, left: int, right: int, bias: int | None) -> int:
         """Write a product of stacks down."""
-        batch, rows, columns = candidate.result
+        batch, rows, columns = candidate.batch, candidate.rows, candidate.columns
         contract = candidate.contract
         apart = self.separate(candidate, left, right)
         stack: Dims = tuple((name,) for name in batch) if apart else (batch,)
         if candidate.each:
-            stack = (batch[:1], candidate.stack)
+            stack = (batch[:1], candidate.stack) if candidate.stack else (batch,)
         left = self.matrix(left, candidate, rows, (*stack, rows, contract), 0)
         right = self.matrix(right, candidate, columns, (*stack, contract, columns), 1)
         dims = (*stack, rows, columns)
+        if candidate.each and candidate.added:
+            return self.build.emit(Bmm(left, right, contract, dims[1:], each=True))
         if apart:
-            return self.build.emit(Matmul(left, right, contract, dims))
-        return self.build.emit(Bmm(left, right, contract, dims, bias, candidate.each))
+            number = self.build.emit(Matmul(left, right, contract, dims))
+        else:
+            number = self.build.emit(Bmm(left, right, contract, dims, bias, candidate.each))
+        return self.added(number, candidate) if candidate.added else number
+
+    def added(self, number: int, candidate: Candidate) -> int:
+        """Add products of a stack up."""
+        dims, added = self.build.dims(number), set(candidate.added)
+        if not all(added.issuperset(dim) or added.isdisjoint(dim) for dim in dims):
+            number = self.build.reshape(
+                number, (*((name,) for name in candidate.batch), candidate.rows, candidate.columns)
+            )
+            dims = self.build.dims(number)
+        places = tuple(place for place, dim in enumerate(dims) if added.intersection(dim))
+        rest = tuple(dim for dim in dims if added.isdisjoint(dim))
+        return self.build.emit(Sum(number, places, rest))
 
     # The result
 

@@ -19,7 +19,8 @@ TORCH_FREE = re.findall(
     r"\w+",
     """
     errors pattern given sizes layout plan steps units loops rates walks products costs price
-    candidates forms ways beam build writing lower reading source strided gradients choices
+    candidates forms search turns ways beam build writing lower reading source strided gradients
+    choices
     unplanned planning placing explain
     """,
 )

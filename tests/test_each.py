@@ -10,7 +10,6 @@ import json
 import random
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -311,7 +310,7 @@ class TestSums:
             assert not fits(plan(bound), again.turns, Traits())
             (way,) = again.turns
             if isinstance(way, Elementwise):
-                wrong = replace(way, order=way.order[::-1])
+                wrong = way._replace(order=way.order[::-1])
                 assert not fits(plan(bound), [wrong], Traits(turns=True))
         assert found
 
@@ -579,7 +578,7 @@ class TestTuned:
     def test_a_file_keeps_it(self) -> None:
         """It comes back from JSON; a file from before there was such a thing is read as well."""
         way = Candidate(("b", "h"), ("t",), ("s",), ("d",), swapped=False, each=True)
-        plain = replace(way, each=False)
+        plain = way._replace(each=False)
         data = json.loads(json.dumps(to_data(Choice((plain,), {}, (way,)))))
         assert from_data(data) == Choice((plain,), {}, (way,))
         del data["ways"][0]["each"]

@@ -6,7 +6,7 @@ from einheads.layout import in_order
 from einheads.lower import drafts
 from einheads.price import parts
 from einheads.rates import rates_for, sure_for
-from einheads.steps import Bmm, Linear, Matmul, Multiply, Steps, elements, verb
+from einheads.steps import Bmm, Linear, Matmul, Multiply, Steps, Sum, elements, flat, verb
 
 from .spellings import dims_text
 from .story import Alternative
@@ -17,7 +17,7 @@ _EQUAL = 1.005
 
 
 def in_a_line(steps: Steps) -> str:
-    """The products of some steps, and what is copied for them.
+    """The products of some steps, what is copied for them, and along what they are added up.
 
     Example:
         >>> dims = (("b",), ("i",)), (("o",), ("i",))
@@ -29,6 +29,9 @@ def in_a_line(steps: Steps) -> str:
         if isinstance(step, (Bmm, Matmul, Linear, Multiply)):
             left, right = (dims_text(steps.dims(value)) for value in (step.left, step.right))
             words.append(f"{verb(step)} {left} x {right}")
+        elif isinstance(step, Sum) and words and not words[-1].startswith("multiply"):
+            before = steps.dims(step.source)
+            words.append(f"sum {' '.join(flat(tuple(before[place] for place in step.places)))}")
         elif number in steps.copies:
             words.append(f"copy {dims_text(step.dims)}")
     return "; ".join(words) or "no product"
