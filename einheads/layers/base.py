@@ -146,13 +146,15 @@ class Einsum(nn.Module):
         """
         if len(inputs) != self._inputs:
             self.declared.fail_count(len(inputs))
+        every: list[Any] = [*inputs]
         parameters = self._parameters
         try:
-            own: list[Any] = [*map(parameters.__getitem__, self._parameter_names)]
+            for name in self._parameter_names:
+                every.append(parameters[name])  # noqa: PERF401 - faster than a comprehension
         except KeyError:
             # A parametrization, such as torch's weight norm, moves a parameter behind an attribute.
-            own = [getattr(self, name) for name in self._parameter_names]
-        return apply(self._declaration, self._given, *inputs, *own)
+            every = [*inputs, *(getattr(self, name) for name in self._parameter_names)]
+        return apply(self._declaration, self._given, *every)
 
     def reset_parameters(self) -> None:
         """Give all parameters their initial values again."""
