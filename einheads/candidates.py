@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .layout import Layout, combined, contiguous, near
+from .plan import Contraction
 from .sizes import Dim, Dims
 
 
@@ -56,6 +57,11 @@ class Traits:
         """
         return self.itemsize <= 2 and not self.integer
 
+    @property
+    def wide(self) -> bool:
+        """Whether products may be made before a sum sees them, which does not cast them either."""
+        return not (self.autocast or self.narrow)
+
 
 class Candidate(NamedTuple):
     """One way to see a contraction as a (stack of) matrix product.
@@ -68,10 +74,10 @@ class Candidate(NamedTuple):
         swapped: whether the right operand of the contraction is the left matrix.
         near: for the left and the right matrix, whether the summed axes lie innermost. A matrix
             that is stored the other way is copied for that; so is a vector that lies at a distance.
-        each: whether there is a stack for each index of the first axis, one after the other, since
-            no stride covers that axis and the rest of the batch.
-        added: summed axes in the batch: products are added up along them afterwards, since to fold
-            them with the others would copy an operand.
+        each: whether there is a stack for each index of the first axis, one after the other: no
+            stride covers that axis and the rest of the batch, or it is one that is added up.
+        added: summed axes in the batch, along which products are added up, since to fold them with
+            the others would copy an operand: with `each` as they are made, otherwise afterwards.
     """
 
     batch: Dim
@@ -120,6 +126,16 @@ class Elementwise(NamedTuple):
 
 
 Way = Candidate | Elementwise
+
+
+def elementwise_only(step: Contraction, traits: Traits) -> bool:
+    """Whether no matrix product may compute a contraction."""
+    if not step.contract:
+        return True
+    if traits.device == "cpu" or not traits.wide:
+        return False
+    # Off the CPU, integers have no matrix product, and a stack of 1x1 results is slow as one.
+    return traits.integer or bool(step.batch and not step.left_axes and not step.right_axes)
 
 
 def turning(ways: Iterable[Way]) -> bool:

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .candidates import Candidate, Elementwise, Traits, Way, turning
+from .candidates import Candidate, Elementwise, Traits, Way, elementwise_only, turning
 from .gradients import spelled
 from .layout import Layout
 from .plan import Contraction, Plan
 from .sizes import Bound, Dim
-from .steps import Bmm, Linear, Matmul, Multiply, Permute, Reshape, Steps, Sum, verb
+from .steps import Accumulate, Bmm, Linear, Matmul, Multiply, Permute, Reshape, Steps, Sum, verb
 
 
 @dataclass(slots=True)
@@ -149,7 +149,22 @@ def fits(plan: Plan, ways: Sequence[Way], traits: Traits) -> bool:
     steps = plan.contractions
     if not traits.turns and turning(ways):
         return False
-    return len(steps) == len(ways) and all(map(_fits, steps, ways))
+    return len(steps) == len(ways) and all(
+        _fits(step, way) and _allowed(step, way, traits, plan.sizes)
+        for step, way in zip(steps, ways, strict=True)
+    )
+
+
+def _allowed(step: Contraction, way: Way, traits: Traits, sizes: Mapping[str, int]) -> bool:
+    """Whether the numbers may be multiplied and summed so, as the search has it."""
+    summed_apart = bool(way.contract) if isinstance(way, Elementwise) else bool(way.added)
+    if summed_apart and not traits.wide:
+        return False
+    if summed_apart and way.each:
+        # The first of the products is made by itself.
+        first = (way.order if isinstance(way, Elementwise) else way.batch)[0]
+        return sizes[first] > 0
+    return isinstance(way, Elementwise) or not elementwise_only(step, traits)
 
 
 def _fits(step: Contraction, way: Way) -> bool:
@@ -161,6 +176,7 @@ def _fits(step: Contraction, way: Way) -> bool:
             and set(way.contract) == set(step.contract)
             and summed
         )
+    in_turns = way.added == way.batch[:1] if way.added else len(way.batch) > 1
     rows, columns = step.left_axes, step.right_axes
     if way.swapped:
         rows, columns = columns, rows
@@ -170,7 +186,7 @@ def _fits(step: Contraction, way: Way) -> bool:
         and sorted((*way.batch, *way.rows, *way.columns)) == sorted((*step.result, *way.added))
         and set(way.rows) <= set(rows)
         and set(way.columns) <= set(columns)
-        and (way.each <= (way.added == way.batch[:1] if way.added else len(way.batch) > 1))
+        and (in_turns or not way.each)
     )
 
 
@@ -183,7 +199,7 @@ def told(steps: Steps) -> str:
     """
     words = []
     for number, step in enumerate(steps.steps, start=len(steps.inputs)):
-        if isinstance(step, (Bmm, Matmul, Linear, Multiply)):
+        if isinstance(step, (Bmm, Matmul, Linear, Multiply, Accumulate)):
             left, right = (_dims(steps, value) for value in (step.left, step.right))
             words.append(f"{verb(step)} {left} x {right}")
         elif isinstance(step, Sum):

@@ -102,7 +102,10 @@ def unfollowed(bound: Bound, traits: Traits, *, free: bool) -> Traits:
 
 
 def _saves(steps: Steps) -> bool:
-    """Whether products in turns could save a copy, or take the place of a sum."""
+    """Whether products in turns could save a copy, or take the place of a sum.
+
+    One that comes before all products is taken for such a sum, at the cost of a search.
+    """
     product = any(isinstance(step, (Matmul, Bmm, Linear)) for step in steps.steps)
     summed = any(isinstance(step, Sum) for step in steps.steps)
     return bool(steps.copies) or summed or not product

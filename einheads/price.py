@@ -14,6 +14,7 @@ from .rates import Rates, rates_for
 from .sizes import Dim, Dims
 from .steps import (
     VIEWS,
+    Accumulate,
     Add,
     Bmm,
     Linear,
@@ -156,21 +157,21 @@ class _Program:
             )
         return contiguous(step.dims, self.costs.sizes)
 
-    def product(self, step: Product) -> float:
+    def product(self, step: Product | Accumulate) -> float:
         rates, costs = self.costs.rates, self.costs
         left, right = self.steps.dims(step.left), self.steps.dims(step.right)
         stack: Dims = ()
         rows: Dim = ()
         columns: Dim = ()
-        stacked = isinstance(step, Bmm) or len(right) > 2
-        call = rates.mm_call
+        stacked = isinstance(step, (Bmm, Accumulate)) or len(right) > 2
+        call, turns = rates.mm_call, 1
         if stacked:
             *front, rows, columns = step.dims
             stack = tuple(front)
             call = rates.bmm_call if isinstance(step, Bmm) else rates.matmul_call
-            if isinstance(step, Bmm) and step.adds:
-                made = elements(step.dims, costs.sizes)
-                call = costs.adding(costs.count(left[0]), made, stacked=bool(stack))
+            if isinstance(step, Accumulate):
+                turns, made = costs.count(left[0]), elements(step.dims, costs.sizes)
+                call = costs.adding(turns, made, stacked=bool(stack))
                 stack = (left[0], *stack)
             elif in_turns(step):
                 call = costs.turns(costs.count(stack[0]))
@@ -188,7 +189,6 @@ class _Program:
         else:
             rows = flat(step.dims)
         batch = flat(stack)
-        turns = costs.count(left[0]) if isinstance(step, Bmm) and step.adds else 1
         lies = (
             self.near(step.left, rows, step.contract, natural=True),
             self.near(step.right, columns, step.contract, natural=False),

@@ -145,8 +145,7 @@ class ProductCosts(Walks):
             turned = rates.right_near * (min(1.0, rows / _SKINNY) if left else 1.0)
             each += columns * contract * (turned if right else rates.right_far)
         each += rows * columns * rates.result
-        if columns % VECTOR:
-            each += rows * self.unfilled(columns, added=turns > 1)
+        each += rows * self.unfilled(columns, added=turns > 1)
         cost = batch * each
         cost += self.fetched(batch, rows, columns, contract, different)
         shape = batch // turns, rows, columns, contract

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from .reading import Sizes
 from .sizes import Dims
 from .steps import (
+    Accumulate,
     Add,
     Bmm,
     Diagonal,
@@ -237,14 +238,14 @@ class Text(Sizes):
 
     def placed(
         self,
-        step: Place | Bmm | Multiply,
+        step: Place | Bmm | Multiply | Accumulate,
         name: str,
         variable: Mapping[int, str],
         readers: Mapping[int, int],
     ) -> list[str]:
         """The lines of products that are written into a new tensor: at once, or in turns."""
         left, right = variable[step.left], variable[step.right]
-        if isinstance(step, Multiply) or (isinstance(step, Bmm) and step.adds):
+        if isinstance(step, (Multiply, Accumulate)):
             # What others read as well keeps its name.
             lefts, rights = (
                 variable[number] if readers[number] == 1 else self.free(variable[number])
@@ -252,7 +253,7 @@ class Text(Sizes):
             )
             first, second = map(self.free, (left, right))
             product, add = f"{lefts}[0] * {rights}[0]", "addcmul_"
-            if isinstance(step, Bmm):
+            if isinstance(step, Accumulate):
                 product, add = f"torch.bmm({lefts}[0], {rights}[0])", "baddbmm_"
             return [
                 f"{lefts}, {rights} = {left}.unbind(), {right}.unbind()",
@@ -293,7 +294,7 @@ class Text(Sizes):
         if isinstance(step, Bmm) and step.bias is not None:
             values = (variable[number] for number in (step.bias, step.left, step.right))
             return f"torch.baddbmm({', '.join(values)})"
-        if isinstance(step, Bmm) and step.each:
+        if isinstance(step, Accumulate):
             left, right = variable[step.left], variable[step.right]
             return f"torch.addbmm({left}.new_zeros(()), {left}, {right}, beta=0)"
         if isinstance(step, Bmm):
@@ -358,8 +359,8 @@ class Text(Sizes):
 
 
 def _at_once(step: Step) -> bool:
-    """Whether torch has one operation for products that are added up in turns."""
-    return isinstance(step, Bmm) and step.adds and len(step.dims) == 2
+    """Whether torch has one operation that goes around itself: there are no stacks."""
+    return isinstance(step, Accumulate) and len(step.dims) == 2
 
 
 def _permuted(order: Sequence[int]) -> str:

@@ -117,10 +117,8 @@ class Bmm:
 
     Attributes:
         bias: broadcasts to the result and is added to it, if there is one.
-        each: there is one dimension more in front, or the batch itself is summed. No stride covers
-            it and the batch, so that the stacks are multiplied one after the other, into one
-            result, where the dimension is kept or products along it are added up; autograd cannot
-            follow that.
+        each: there is one dimension more in front. No stride covers it and the batch, so that the
+            stacks are multiplied one after the other, into one result; autograd cannot follow that.
     """
 
     left: int
@@ -130,10 +128,19 @@ class Bmm:
     bias: int | None = None
     each: bool = False
 
-    @property
-    def adds(self) -> bool:
-        """Whether products along the first dimension of the operands are added up."""
-        return self.each and len(self.dims) < 4
+
+@dataclass(frozen=True, slots=True)
+class Accumulate:
+    """Multiply matrices, or stacks of them, and add each product to the result as it is made.
+
+    The values have one dimension more in front, along which the products are added up: by one
+    operation of torch, or in a loop where they are stacks, which autograd cannot follow.
+    """
+
+    left: int
+    right: int
+    contract: Dim
+    dims: Dims
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +173,19 @@ class Linear:
 
 
 Product = Matmul | Bmm | Linear
-Step = Diagonal | Sum | Permute | Reshape | Expand | Strided | Multiply | Add | Product | Place
+Step = (
+    Diagonal
+    | Sum
+    | Permute
+    | Reshape
+    | Expand
+    | Strided
+    | Multiply
+    | Add
+    | Product
+    | Accumulate
+    | Place
+)
 # Those that take no memory, but for a reshape that copies.
 VIEWS = (Diagonal, Expand, Permute, Reshape, Strided)
 
@@ -220,14 +239,14 @@ class Steps:
         )
 
 
-def in_turns(step: Step) -> TypeGuard[Bmm | Multiply]:
+def in_turns(step: Step) -> TypeGuard[Bmm | Multiply | Accumulate]:
     """Whether it makes one product after the other, into one result.
 
     Example:
         >>> in_turns(Bmm(0, 1, ("i",), (("b",), ("h",), ("t",), ("s",)), each=True))
         True
     """
-    return isinstance(step, (Bmm, Multiply)) and step.each
+    return isinstance(step, Accumulate) or (isinstance(step, (Bmm, Multiply)) and step.each)
 
 
 def verb(step: Step) -> str:
@@ -237,7 +256,7 @@ def verb(step: Step) -> str:
         >>> verb(Bmm(0, 1, ("i",), (("h",), ("b",), ("o",)))), verb(Sum(0, (1,), (("b",),)))
         ('bmm', 'sum')
     """
-    name = type(step).__name__.lower()
+    name = "bmm" if isinstance(step, Accumulate) else type(step).__name__.lower()
     return f"each {name}" if in_turns(step) else name
 
 
@@ -245,7 +264,7 @@ def sources(step: Step) -> tuple[int, ...]:
     """The values a step reads."""
     if isinstance(step, (Linear, Bmm)):
         return (step.left, step.right) if step.bias is None else (step.left, step.right, step.bias)
-    if isinstance(step, (Multiply, Add, Matmul, Place)):
+    if isinstance(step, (Multiply, Add, Matmul, Accumulate, Place)):
         return (step.left, step.right)
     return (step.source,)
 
@@ -282,7 +301,7 @@ def kept(steps: Steps) -> tuple[int, ...]:
     first = len(steps.inputs)
     found: set[int] = set()
     for step in steps.steps:
-        if not isinstance(step, (Multiply, Matmul, Bmm, Linear, Place)):
+        if not isinstance(step, (Multiply, Matmul, Bmm, Linear, Accumulate, Place)):
             continue
         for value in (step.left, step.right):
             root = value
@@ -351,8 +370,7 @@ def untold(
     dims = [
         step.dims
         for step in steps
-        if isinstance(step, (Reshape, Expand))
-        or (isinstance(step, Bmm) and step.each and not step.adds)
+        if isinstance(step, (Reshape, Expand)) or (isinstance(step, Bmm) and step.each)
     ]
     used = {name for one in dims for dim in one for name in dim}
     if 0 in [sizes[name] for one in inputs for dim in one for name in dim]:

@@ -19,7 +19,7 @@ from .sizes import Dim
 from .steps import flat
 from .walks import L2_BYTES
 
-# More products than this are never made one after the other; it is the last one of its class.
+# Python goes around no more often than this; it is the last number of its class.
 _MOST_TURNS = 63
 
 
@@ -31,7 +31,7 @@ class Turns(Search):
         """The ways that make one product after the other, into one result."""
         for looped, own, foreign in self.splits():
             self.stacks(self.step.batch + looped, own, foreign)
-        if not (self.traits.autocast or self.traits.narrow):
+        if self.traits.wide:
             self.added_in_turns()
         self.sums()
 

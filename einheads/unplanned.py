@@ -17,6 +17,7 @@ from .price import layouts_of, price
 from .rates import rates_for
 from .sizes import Dims
 from .steps import (
+    Accumulate,
     Add,
     Bmm,
     Diagonal,
@@ -139,7 +140,7 @@ class _Undoing:
             back = sorted(range(len(step.order)), key=lambda place: step.order[place])
             self.put(step.source, build.permute(g, back))
         elif isinstance(step, Reshape):
-            self.put(step.source, build.reshape(g, forward.dims(step.source)))
+            self.put(step.source, self.folded(g, forward.dims(step.source)))
         elif isinstance(step, Expand):
             self.put(step.source, self.reduced(g, forward.dims(step.source)))
         elif isinstance(step, Sum):
@@ -154,8 +155,20 @@ class _Undoing:
         elif isinstance(step, (Multiply, Add)):
             self.elementwise(step, g)
         else:
-            assert not isinstance(step, (Place, Strided))  # autograd never sees one
+            assert not isinstance(step, (Accumulate, Place, Strided))  # autograd never sees one
             self.product(step, g)
+
+    def folded(self, g: int, dims: Dims) -> int:
+        """Fold a gradient; one that is the same along a part of a dimension is copied for that."""
+        if self.patchy(g, dims):
+            return self.build.emit(Reshape(g, copies=True, dims=dims))
+        return self.build.reshape(g, dims)
+
+    def patchy(self, g: int, dims: Dims) -> bool:
+        """Whether a gradient is expanded along some axes of a dimension, and along others not."""
+        have, sizes = self.build.known[g].order, self.build.sizes
+        long = [[name for name in dim if sizes[name] != 1] for dim in dims]
+        return any(0 < sum(name in have for name in dim) < len(dim) for dim in long)
 
     def elementwise(self, step: Multiply | Add, g: int) -> None:
         for own, other in ((step.left, step.right), (step.right, step.left)):
@@ -184,6 +197,10 @@ class _Undoing:
             self.put(bias, self.reduced(g, forward.dims(bias)))
         if len(left) < 2 or len(right) < 2:
             return self.vector(step, g)
+        *stack, _, _ = build.dims(g)
+        if len(stack) > 1 and len(right) > 2 and self.patchy(g, (flat(tuple(stack)),)):
+            # Torch folds a stack itself.
+            g = build.emit(Reshape(g, copies=True, dims=build.dims(g)))
         columns = right[-2] if isinstance(step, Linear) else right[-1]
         if self.wanted[step.left]:
             other = self.value(step.right)

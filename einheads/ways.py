@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .candidates import Candidate, Elementwise, Traits, Way, covered, lying
+from .candidates import Candidate, Elementwise, Traits, Way, covered, elementwise_only, lying
 from .forms import as_stored
 from .layout import Layout, combined, contiguous
 from .plan import Contraction
@@ -87,13 +87,16 @@ class _Search(Turns):
     """The search for ways: what follows from a part of a choice is priced once."""
 
     def found(self) -> list[tuple[float, Way]]:
-        only = self.elementwise_only()
+        traits = self.traits
+        only = elementwise_only(self.step, traits)
         if not only:
             self.products()
-        if only or not (self.traits.autocast or self.traits.narrow):
+        if only or traits.wide:
             self.elementwise()
+        # Elsewhere it has not been measured.
+        if traits.wide and not only and traits.device == "cpu":
             self.added()
-        if self.traits.turns and not only:
+        if traits.turns and not only:
             self.turns()
         self.ways.sort(key=lambda entry: entry[0])
         least, views = self.ways[0][0], 2 * self.costs.rates.view
@@ -106,15 +109,6 @@ class _Search(Turns):
             return [self.own]
         most = least * self.slack + views
         return [entry for entry in self.ways if entry[0] <= most]
-
-    def elementwise_only(self) -> bool:
-        step, traits = self.step, self.traits
-        if not step.contract:
-            return True
-        if traits.device == "cpu" or traits.autocast or traits.narrow:
-            return False
-        # Off the CPU, integers have no matrix product, and a stack of 1x1 results is slow as one.
-        return traits.integer or bool(step.batch and not step.left_axes and not step.right_axes)
 
     # Elementwise
 

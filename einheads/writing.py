@@ -15,7 +15,7 @@ from .candidates import Candidate, Elementwise, Traits, Way, readable
 from .layout import runs
 from .plan import Plan
 from .sizes import Dim, Dims
-from .steps import Add, Bmm, Linear, Matmul, Multiply, Reshape, Steps, Sum, flat, untold
+from .steps import Accumulate, Add, Bmm, Linear, Matmul, Multiply, Reshape, Steps, Sum, flat, untold
 
 
 @dataclass
@@ -231,7 +231,7 @@ class Writer:
         right = self.matrix(right, candidate, columns, (*stack, contract, columns), 1)
         dims = (*stack, rows, columns)
         if candidate.each and candidate.added:
-            return self.build.emit(Bmm(left, right, contract, dims[1:], each=True))
+            return self.build.emit(Accumulate(left, right, contract, dims[1:]))
         if apart:
             number = self.build.emit(Matmul(left, right, contract, dims))
         else:

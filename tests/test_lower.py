@@ -181,10 +181,16 @@ def test_unit_axes_add_no_copy() -> None:
     assert set(kinds(steps)) <= {Reshape, Permute, Linear, Matmul}
 
 
-def test_integers_off_the_cpu_use_no_matrix_product() -> None:
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+@pytest.mark.parametrize(
+    "pattern", ["a b, b c -> a c", "b i t, b o t -> i o", "b h t i, b h t o -> h i o"]
+)
+def test_integers_off_the_cpu_use_no_matrix_product(device: str, pattern: str) -> None:
     """Integer matrix products exist on the CPU only."""
-    traits = Traits(device="cuda", integer=True)
-    used = set(kinds(steps_of("a b, b c -> a c", (2, 3), (3, 5), traits=traits)))
+    sizes = {"a": 2, "c": 5, "b": 16, "h": 3, "i": 61, "o": 67, "t": 131}
+    terms = pattern.split(" -> ", maxsplit=1)[0].split(", ")
+    shapes = [tuple(sizes[axis] for axis in term.split()) for term in terms]
+    used = set(kinds(steps_of(pattern, *shapes, traits=Traits(device=device, integer=True))))
     assert not used & {Bmm, Matmul, Linear}
 
 

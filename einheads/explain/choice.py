@@ -6,7 +6,18 @@ from einheads.layout import in_order
 from einheads.lower import drafts
 from einheads.price import parts
 from einheads.rates import rates_for, sure_for
-from einheads.steps import Bmm, Linear, Matmul, Multiply, Steps, Sum, elements, flat, verb
+from einheads.steps import (
+    Accumulate,
+    Bmm,
+    Linear,
+    Matmul,
+    Multiply,
+    Steps,
+    Sum,
+    elements,
+    flat,
+    verb,
+)
 
 from .spellings import dims_text
 from .story import Alternative
@@ -26,7 +37,7 @@ def in_a_line(steps: Steps) -> str:
     """
     words = []
     for number, step in enumerate(steps.steps, start=len(steps.inputs)):
-        if isinstance(step, (Bmm, Matmul, Linear, Multiply)):
+        if isinstance(step, (Bmm, Matmul, Linear, Multiply, Accumulate)):
             left, right = (dims_text(steps.dims(value)) for value in (step.left, step.right))
             words.append(f"{verb(step)} {left} x {right}")
         elif isinstance(step, Sum) and words and not words[-1].startswith("multiply"):
