@@ -171,7 +171,7 @@ class _Program:
             call = rates.bmm_call if isinstance(step, Bmm) else rates.matmul_call
             if isinstance(step, Accumulate):
                 turns, made = costs.count(left[0]), elements(step.dims, costs.sizes)
-                call = costs.adding(turns, made, stacked=bool(stack))
+                call = costs.adding(turns, made)
                 stack = (left[0], *stack)
             elif in_turns(step):
                 call = costs.turns(costs.count(stack[0]))

@@ -168,20 +168,19 @@ class ProductCosts(Walks):
         """
         return self.rates.view + count * (self.rates.bmm_call + 4 * self.rates.view)
 
-    def adding(self, count: int, made: int, *, stacked: bool) -> float:
-        """The calls of so many products that are added up one after the other.
+    def adding(self, count: int, made: int) -> float:
+        """The calls of so many products, or stacks of them, that are added up one after the other.
+
+        Torch goes around single ones itself, but threads share each of them worse than a stack,
+        which counts as more than Python would take.
 
         Args:
-            count: how many; torch goes around itself, unless they are stacks.
+            count: how many.
             made: how many numbers the result has; unless a cache holds it, each turn fetches it.
-            stacked: whether they are stacks.
         """
-        rates = self.rates
-        calls = (
-            self.turns(count) if stacked else rates.view + rates.bmm_call + count * rates.mm_call
-        )
         fetched = (count - 1) * made if made * self.itemsize > L2_BYTES // 4 else 0
-        return calls + fetched * rates.cold * self.scale
+        calls = self.turns(count) + count * self.rates.view
+        return calls + fetched * self.rates.cold * self.scale
 
     def least(self, batch: int, rows: int, columns: int, contract: int, *, stacked: bool) -> float:
         """What a product costs at least, however its operands lie and whichever is on the left."""

@@ -109,7 +109,7 @@ class Turns(Search):
             turns = costs.count(added)
             if len(added) > 1 or turns < 2 or (turns > _MOST_TURNS and batch):
                 continue
-            adding = costs.adding(turns, self.count, stacked=bool(batch))
+            adding = costs.adding(turns, self.count)
             if self.least(added, turns) + adding > self.limit:
                 continue
             for order in filter(self.covered, self.batches(batch)):

@@ -338,7 +338,7 @@ class TestChoice:
             "        y.baddbmm_(x1_, x2_)  # h i o",
             "    return y",
         ]
-        told = einheads.explain(CHANNELS, b=16, i=256, o=256, t=49)
+        told = einheads.explain(CHANNELS, b=7, i=311, o=313, t=131)
         assert told.unfollowed is not None
         assert told.unfollowed.text is not None
         assert told.unfollowed.text.splitlines()[-2:] == [
