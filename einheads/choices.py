@@ -16,7 +16,7 @@ from .gradients import spelled
 from .layout import Layout
 from .plan import Contraction, Plan
 from .sizes import Bound, Dim
-from .steps import Accumulate, Bmm, Linear, Matmul, Multiply, Permute, Reshape, Steps, Sum, verb
+from .steps import PRODUCTS, Permute, Reshape, Steps, Sum, verb
 
 
 @dataclass(slots=True)
@@ -194,12 +194,13 @@ def told(steps: Steps) -> str:
     """The products of some steps in one line: their dimensions, and what is copied.
 
     Example:
+        >>> from einheads.steps import Linear
         >>> told(Steps(((("b",), ("i",)), (("o",), ("i",))), (Linear(0, 1, None, ("i",), ()),), 2))
         'linear b,i x o,i'
     """
     words = []
     for number, step in enumerate(steps.steps, start=len(steps.inputs)):
-        if isinstance(step, (Bmm, Matmul, Linear, Multiply, Accumulate)):
+        if isinstance(step, PRODUCTS):
             left, right = (_dims(steps, value) for value in (step.left, step.right))
             words.append(f"{verb(step)} {left} x {right}")
         elif isinstance(step, Sum):

@@ -85,10 +85,8 @@ class Forms:
         return list(dict.fromkeys([*orders_of(axes, *self.layouts), *self.as_wanted(axes)]))
 
     def as_wanted(self, axes: Dim) -> list[Dim]:
-        """The axes as the output has them, if it is known and has them all."""
-        if not self.wanted or not set(axes).issubset(self.wanted):
-            return []
-        return [tuple(sorted(axes, key=self.wanted.index))]
+        """The axes as the output has them, if it is known."""
+        return [tuple(sorted(axes, key=self.wanted.index))] if self.wanted else []
 
     def operand(self, side: int, batch: Dim, fold: Dim, contract: Dim, least: float) -> list[Form]:
         """The forms in which an operand may enter a matrix product, which costs so much at least.

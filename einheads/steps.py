@@ -190,6 +190,10 @@ Step = (
 VIEWS = (Diagonal, Expand, Permute, Reshape, Strided)
 
 
+# Those that multiply two values, whether or not they also sum.
+PRODUCTS = (Multiply, Matmul, Bmm, Linear, Accumulate)
+
+
 def is_view(step: Step) -> TypeGuard[Diagonal | Permute | Reshape | Expand | Strided]:
     """Whether a step takes no memory.
 
@@ -301,7 +305,7 @@ def kept(steps: Steps) -> tuple[int, ...]:
     first = len(steps.inputs)
     found: set[int] = set()
     for step in steps.steps:
-        if not isinstance(step, (Multiply, Matmul, Bmm, Linear, Accumulate, Place)):
+        if not isinstance(step, (*PRODUCTS, Place)):
             continue
         for value in (step.left, step.right):
             root = value

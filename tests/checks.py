@@ -1,6 +1,6 @@
 """Comparisons for layers of any number of inputs: values, gradients, compiled, their scale."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -76,6 +76,12 @@ def moment(
         with torch.no_grad():
             total += float(make()(*draw()).square().mean())
     return total / seeds
+
+
+def shapes_of(pattern: str, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
+    """The shapes of the operands of a pattern without composites."""
+    terms = pattern.split(" -> ", maxsplit=1)[0].split(", ")
+    return [tuple(sizes[axis] for axis in term.split()) for term in terms]
 
 
 def bound_for(pattern: str, tensors: Sequence[Tensor]) -> tuple[Bound, list[Layout]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import einheads
+from checks import shapes_of
 from einheads.build import Builder
 from einheads.candidates import Traits
 from einheads.compiled import compile_source
@@ -188,8 +189,7 @@ def test_unit_axes_add_no_copy() -> None:
 def test_integers_off_the_cpu_use_no_matrix_product(device: str, pattern: str) -> None:
     """Integer matrix products exist on the CPU only."""
     sizes = {"a": 2, "c": 5, "b": 16, "h": 3, "i": 61, "o": 67, "t": 131}
-    terms = pattern.split(" -> ", maxsplit=1)[0].split(", ")
-    shapes = [tuple(sizes[axis] for axis in term.split()) for term in terms]
+    shapes = shapes_of(pattern, sizes)
     used = set(kinds(steps_of(pattern, *shapes, traits=Traits(device=device, integer=True))))
     assert not used & {Bmm, Matmul, Linear}
 

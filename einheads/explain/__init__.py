@@ -15,13 +15,13 @@ from einheads.pattern import parse
 from einheads.sizes import Dim, Dims
 from einheads.source import write
 from einheads.steps import (
+    PRODUCTS,
     Add,
     Bmm,
     Diagonal,
     Expand,
     Linear,
     Matmul,
-    Multiply,
     Permute,
     Reshape,
     Step,
@@ -133,7 +133,7 @@ def tell(subject: Subject) -> Explanation:
     products = [
         names[len(inputs) + place]
         for place, step in enumerate(subject.steps.steps)
-        if isinstance(step, _PRODUCTS)
+        if isinstance(step, PRODUCTS)
     ]
     values = [*subject.names[: len(bound.operands)], *products]
     contractions = tuple(
@@ -187,9 +187,6 @@ def tell(subject: Subject) -> Explanation:
     )
 
 
-_PRODUCTS = (Multiply, Matmul, Bmm, Linear)
-
-
 def _unfollowed(subject: Subject) -> Spelling | None:
     steps = subject.unfollowed
     if steps is None:
@@ -201,10 +198,10 @@ def _unfollowed(subject: Subject) -> Spelling | None:
 def _names(subject: Subject) -> list[str]:
     """A name for every value: a product has one of its own, the rest keep that of their source."""
     names = list(subject.names)
-    count = sum(isinstance(step, _PRODUCTS) for step in subject.steps.steps)
+    count = sum(isinstance(step, PRODUCTS) for step in subject.steps.steps)
     numbers = iter(range(1, count + 1))
     for step in subject.steps.steps:
-        if isinstance(step, _PRODUCTS):
+        if isinstance(step, PRODUCTS):
             name = "y" if count == 1 else f"y{next(numbers)}"
             while name in subject.names:
                 name += "_"
@@ -246,7 +243,7 @@ def _matrices(subject: Subject, step: Step) -> Matrices | None:
 
 
 def _multiply_adds(subject: Subject, step: Step) -> int:
-    if not isinstance(step, _PRODUCTS):
+    if not isinstance(step, PRODUCTS):
         return 0
     both = flat((*subject.steps.dims(step.left), *subject.steps.dims(step.right)))
     return elements((tuple(dict.fromkeys(both)),), subject.bound.sizes)

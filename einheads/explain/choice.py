@@ -6,18 +6,7 @@ from einheads.layout import in_order
 from einheads.lower import drafts
 from einheads.price import parts
 from einheads.rates import rates_for, sure_for
-from einheads.steps import (
-    Accumulate,
-    Bmm,
-    Linear,
-    Matmul,
-    Multiply,
-    Steps,
-    Sum,
-    elements,
-    flat,
-    verb,
-)
+from einheads.steps import PRODUCTS, Steps, Sum, elements, flat, verb
 
 from .spellings import dims_text
 from .story import Alternative
@@ -31,13 +20,14 @@ def in_a_line(steps: Steps) -> str:
     """The products of some steps, what is copied for them, and along what they are added up.
 
     Example:
+        >>> from einheads.steps import Linear
         >>> dims = (("b",), ("i",)), (("o",), ("i",))
         >>> in_a_line(Steps(dims, (Linear(0, 1, None, ("i",), ()),), 2))
         'linear b i x o i'
     """
     words = []
     for number, step in enumerate(steps.steps, start=len(steps.inputs)):
-        if isinstance(step, (Bmm, Matmul, Linear, Multiply, Accumulate)):
+        if isinstance(step, PRODUCTS):
             left, right = (dims_text(steps.dims(value)) for value in (step.left, step.right))
             words.append(f"{verb(step)} {left} x {right}")
         elif isinstance(step, Sum) and words and not words[-1].startswith("multiply"):
