@@ -148,10 +148,22 @@ class Costs(ProductCosts):
         if turns is not None:
             cost *= self.sizes[turns]
             count *= self.sizes[turns]
-            both = self.walk_both((turns, *order), left, right)
+            order = (turns, *order)
+            both = self.walk_both(order, left, right)
         if count * self.itemsize <= _KNOWN_BYTES:
             return cost
-        return cost + self.pages(both[0]) + self.pages(both[1])
+        cost += self.pages(both[0]) + self.pages(both[1])
+        if count * self.itemsize > HELD_BYTES:
+            cost += (self.broken(order, left) + self.broken(order, right)) * self.scale
+        return cost
+
+    def broken(self, order: Dim, layout: Layout) -> float:
+        """What it costs that an operand is read in runs, each of which waits for memory."""
+        loops = self.walk(order, layout)
+        if loops[-1][1] != 1:
+            return 0.0
+        runs = math.prod([inner for inner, step in loops[:-1] if step])
+        return runs * self.rates.run_waiting * self.waiting_for(loops)
 
     def multiply_in_turns(self, turns: str, order: Dim, left: Layout, right: Layout) -> float:
         """The same with its calls."""

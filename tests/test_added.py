@@ -25,13 +25,13 @@ from einheads.candidates import Candidate, Traits
 from einheads.choices import Choice, fits, from_data, to_data
 from einheads.compiled import compile_source
 from einheads.costs import Costs
+from einheads.devices import AVX2, AVX512, CUDA
 from einheads.lower import drafts, lower
 from einheads.operands import Declaration
 from einheads.pattern import parse
 from einheads.plan import plan
 from einheads.price import price
 from einheads.program import prepare
-from einheads.rates import AVX2, AVX512, CUDA
 from einheads.sizes import bind
 from einheads.source import write
 from einheads.steps import (

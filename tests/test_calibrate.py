@@ -18,7 +18,8 @@ from einheads.bench import suites
 from einheads.bench.calibrate import RATES, judged, settle, units
 from einheads.bench.lessons import Answer, Lesson, lessons, study
 from einheads.bench.operations import Loops, MatrixProduct, Operation, clocked, operations
-from einheads.rates import AVX512, CUDA, Rates
+from einheads.devices import AVX512, CUDA
+from einheads.rates import Rates
 from einheads.stopwatch import Watch
 
 
@@ -103,7 +104,7 @@ def test_units_times_rates_are_the_price() -> None:
 def test_calibrate_on_the_command_line(
     threads: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It prints the rates as Python that `rates.py` can hold, and where they come from."""
+    """It prints the rates as Python that `devices.py` can hold, and where they come from."""
     monkeypatch.setattr(calibrate_module, "COUNT", 8)
     monkeypatch.setattr(calibrate_module, "OPERATIONS", 40)
     monkeypatch.setattr(calibrate_module, "_PASSES", 1)

@@ -12,13 +12,14 @@ import torch
 from einheads.bench.suites import random_cases
 from einheads.candidates import Candidate, Traits
 from einheads.costs import Costs
+from einheads.devices import AVX2, AVX512
 from einheads.functional import einsum
-from einheads.layout import contiguous, in_order, layout
+from einheads.layout import Layout, contiguous, in_order, layout
 from einheads.lower import drafts, lower
 from einheads.pattern import parse
 from einheads.plan import plan
 from einheads.price import price
-from einheads.rates import AVX2, AVX512, Rates
+from einheads.rates import Rates
 from einheads.sizes import bind
 from einheads.steps import Bmm, Matmul, Steps
 from einheads.ways import ways
@@ -256,6 +257,27 @@ def test_products_in_turns_come_back_to_pages() -> None:
     assert waited[1] == 0
     plain = [one.multiply(("a", "b", "c"), large, small) for one in (costs, hasty)]
     assert plain[0] > 1.01 * plain[1]
+
+
+def test_short_runs_that_no_cache_holds_wait_for_memory() -> None:
+    """Elementwise products in turns read a part of each line, and all lines again in each turn."""
+    sizes = {"turn": 18, "row": 40_000, "near": 3}
+    dims = tuple((name,) for name in sizes)
+    vector = contiguous((("turn",),), sizes)
+    whole = contiguous(dims, sizes)
+    broken = layout((("row",), ("turn",), ("near",)), (54, 3, 1), sizes)
+    order = ("row", "near")
+
+    def cost(rates: Rates, lies: Layout) -> float:
+        return Costs(rates, sizes, 4).multiply(order, vector, lies, "turn")
+
+    patient = replace(AVX2, run_waiting=0.0)
+    runs = 18 * 40_000
+    assert cost(AVX2, whole) - cost(patient, whole) == pytest.approx(AVX2.run_waiting)
+    assert cost(AVX2, broken) - cost(patient, broken) == pytest.approx(runs * AVX2.run_waiting)
+    # A cache holds a few.
+    sizes["row"] = 4000
+    assert cost(AVX2, broken) == cost(patient, broken)
 
 
 def test_two_views_decide_nothing_in_a_large_contraction() -> None:

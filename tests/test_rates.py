@@ -10,12 +10,13 @@ import pytest
 
 from einheads.candidates import Traits
 from einheads.costs import Costs
+from einheads.devices import AVX2, AVX512
 from einheads.loops import LOOPS, LoopRates
 from einheads.lower import lower
 from einheads.pattern import parse
 from einheads.plan import plan
-from einheads.rates import AVX2, AVX512, _of_numbers, cpu_kind, rates_for
 from einheads.rates import _kind_of as kind_of
+from einheads.rates import _of_numbers, cpu_kind, rates_for
 from einheads.sizes import bind
 from einheads.steps import Bmm
 

@@ -22,6 +22,7 @@ from einheads.bench.suites import random_cases
 from einheads.candidates import Candidate, Traits
 from einheads.compiled import compile_source
 from einheads.costs import Costs
+from einheads.devices import AVX2, AVX512, CUDA
 from einheads.explain import explain
 from einheads.functional import einsum
 from einheads.layout import in_order, layout
@@ -30,7 +31,7 @@ from einheads.pattern import parse
 from einheads.plan import plan
 from einheads.price import price
 from einheads.program import cache_clear
-from einheads.rates import AVX2, AVX512, CUDA, Rates, cpu_kind, rates_for, sure_for
+from einheads.rates import Rates, cpu_kind, rates_for, sure_for
 from einheads.sizes import bind
 from einheads.source import write
 from einheads.steps import Bmm, Linear, Matmul, Steps
@@ -256,7 +257,7 @@ def test_what_is_hardly_cheaper_is_left_to_torch() -> None:
         assert isinstance(way, Candidate)
         assert set(way.batch) == set(step.batch)
         assert (price, way) in every
-        assert fewest[0][0] < price <= fewest[0][0] / sure
+        assert fewest[0][0] <= price <= fewest[0][0] / sure
         steps = lower(bound, plan(bound))
         assert steps == lower(bound, plan(bound), chosen=[way])
     assert kept > 20

@@ -4,7 +4,7 @@
 each takes. It goes on with contractions that no suite has, times every lowering of each, and moves
 the rates until the cheapest by price is the fastest by the clock. Rates do not depend on threads,
 so lowerings can be timed with several numbers of them, to find what is good with all. It prints the
-rates as they stand in `rates.py`, with the machine and with what the fit is worth.
+rates as they stand in `devices.py`, with the machine and with what the fit is worth.
 """
 
 from __future__ import annotations

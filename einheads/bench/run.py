@@ -181,7 +181,7 @@ def _keep(path: Path, document: dict[str, Any]) -> None:
 
 
 def calibrated(options: Options) -> Iterator[str]:
-    """Fit the rates of the cost model to this machine, and give them as lines of `rates.py`.
+    """Fit the rates of the cost model to this machine, and give them as lines of `devices.py`.
 
     Args:
         options: of which the device and the numbers of threads are heeded.
