@@ -31,6 +31,8 @@ _KNOWN_BYTES = TLB_FIRST * PAGE
 # Numbers that are read alone do not wait for each other: this part of a wait for an address is
 # left.
 _ALONE = 0.25
+# So many bytes torch's loops multiply, and add, at once; what is left over they take one by one.
+_MULTIPLIED_BYTES, _SUMMED_BYTES = 64, 128
 
 
 class Costs(ProductCosts):
@@ -145,6 +147,8 @@ class Costs(ProductCosts):
         if count * self.itemsize > L2_BYTES:
             cost += count * rates.cold_multiply
         cost = (cost + self.moved(count)) * self.scale
+        if not distant:
+            cost += self.left_over(count, both[0][-1][0], _MULTIPLIED_BYTES)
         if turns is not None:
             cost *= self.sizes[turns]
             count *= self.sizes[turns]
@@ -164,6 +168,15 @@ class Costs(ProductCosts):
             return 0.0
         runs = math.prod([inner for inner, step in loops[:-1] if step])
         return runs * self.rates.run_waiting * self.waiting_for(loops)
+
+    def left_over(self, count: int, size: int, block: int) -> float:
+        """What it costs that loops of this size do not fill blocks of so many bytes.
+
+        It is known of integers and float16, of which blocks hold more numbers.
+        """
+        if self.loops is None:
+            return 0.0
+        return count / size * (size % (block // self.itemsize)) * self.loops.loop_rest
 
     def multiply_in_turns(self, turns: str, order: Dim, left: Layout, right: Layout) -> float:
         """The same with its calls."""
@@ -200,8 +213,10 @@ class Costs(ProductCosts):
         if not count or not loops:
             return count * rates.sum_strided
         size, step = loops[-1]
+        rest = 0.0
         if step == 1:
             cost = count * rates.sum_near + count / size * rates.sum_run
+            rest = self.left_over(count, size, _SUMMED_BYTES)
             if count * self.itemsize > HELD_BYTES:
                 every = self.walk((*outer, *inner), layout)
                 cost += count / every[-1][0] * rates.run_waiting * self.waiting_for(every)
@@ -210,9 +225,10 @@ class Costs(ProductCosts):
             width = self.walk(outer, layout)[-1][0]
             cost = count * rates.sum_across + count / (size * width) * rates.sum_plane
             cost += count / width * rates.sum_run * 0.1
+            rest = self.left_over(count, width, _SUMMED_BYTES)
         else:
             cost = count * rates.sum_strided
-        return (cost + self.moved(count)) * self.scale
+        return (cost + self.moved(count)) * self.scale + rest
 
     def reader(self, count: int, *, inner: bool) -> float:
         """What the reader of a permuted result pays.

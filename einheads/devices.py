@@ -117,7 +117,7 @@ AVX512 = Rates(
 # (1.135).
 # An EPYC of the fourth generation has AVX-512, but MKL does not use it there, and all takes half of
 # the time. On 1,500 contractions with one thread (42,000 lowerings) the choice with these rates
-# takes 1.067 times as long as the fastest one, 1.142 with those above; on 450 with two threads
+# takes 1.066 times as long as the fastest one, 1.142 with those above; on 450 with two threads
 # 1.091 and 1.165. Rates fitted to two thirds of these very contractions gain a hundredth with one
 # thread, and lose as much with two, so they are not here.
 AVX2 = Rates(
