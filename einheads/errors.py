@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from keyword import iskeyword
 
 Span = tuple[int, int]
 
@@ -97,6 +98,16 @@ def so_far(sizes: Mapping[str, int], *without: str) -> list[str]:
         if name not in without and not name.startswith("...")
     ]
     return [f"so far: {', '.join(known)}"] if known else []
+
+
+def argument(name: str, size: object = "...") -> str:
+    """How a call gives the size of an axis, which may be called like a keyword of Python.
+
+    Example:
+        >>> argument("out"), argument("in", 8)
+        ('out=...', "**{'in': 8}")
+    """
+    return f"**{{{name!r}: {size}}}" if iskeyword(name) else f"{name}={size}"
 
 
 def count(number: int, noun: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any, NoReturn
 
-from .errors import SizeError, kind, nearest
+from .errors import SizeError, argument, kind, nearest
 from .pattern import Axis, Pattern, spaced
 
 # The bytes of a tensor are counted in 64 bits, and a number has up to 16 of them.
@@ -41,7 +41,8 @@ def checked(
             )
         if not is_size(size):
             raise TypeError(
-                f"the size of axis '{name}' is {kind(size)}, not an integer; write: {name}=int(...)"
+                f"the size of axis '{name}' is {kind(size)}, not an integer; "
+                f"write: {argument(name, 'int(...)')}"
             )
         symbolic = not isinstance(size, Integral)
         sizes[name] = size if symbolic else int(size)
@@ -50,7 +51,7 @@ def checked(
                 f"no tensor has an axis of size {size}, which is given for '{name}'",
                 pattern.text,
                 pattern.places(name),
-                [f"write: {name}=... with a {'positive' if size < 0 else 'smaller'} number"],
+                [f"write: {argument(name)} with a {'positive' if size < 0 else 'smaller'} number"],
             )
     return sizes
 
@@ -72,7 +73,7 @@ def fail_output(axis: Axis, pattern: Pattern) -> NoReturn:
     others = [name for term in pattern.operands for name in term.names]
     spaces, near = fix_spaces(pattern), nearest(axis.name, others)
     notes = [f"did you mean '{near}'?"] if near else []
-    notes.append(f"to repeat the result along it, give its size: {axis.name}=...")
+    notes.append(f"to repeat the result along it, give its size: {argument(axis.name)}")
     raise SizeError(
         f"axis '{axis.name}' is only in the output, and its size is not given",
         pattern.text,
@@ -102,7 +103,7 @@ def _fix_unknown(
         return spaces
     near = nearest(name, [axis for axis in pattern.names if axis not in given] or pattern.names)
     if near:
-        return f"did you mean {near}={size if isinstance(size, Integral) else '...'}?"
+        return f"did you mean {argument(near, size if isinstance(size, Integral) else '...')}?"
     option = nearest(name, options)
     if option:
         return f"did you mean the option {option}=...?"

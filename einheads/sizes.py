@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
-from .errors import SizeError, Span, count, listed, so_far
+from .errors import SizeError, Span, argument, count, listed, so_far
 from .given import MOST, checked, fail_output, fix_spaces
 from .pattern import Axis, Dots, Group, Item, Pattern, Unit
 
@@ -251,19 +251,19 @@ class _Binder:
             self.fail_composite(
                 group,
                 f"{sentence}, and more than one factor is unknown: {listed(unknown)}",
-                f"give all but one of them, such as {unknown[0]}=...",
+                f"give all but one of them, such as {argument(unknown[0])}",
             )
         if unknown and names.count(unknown[0]) > 1:
             self.fail_composite(
                 group,
                 f"{sentence}, and its unknown factor '{unknown[0]}' stands in it more than once",
-                f"give it as a keyword: {unknown[0]}=...",
+                f"give it as a keyword: {argument(unknown[0])}",
             )
         if unknown and known == 0 and size == 0:
             self.fail_composite(
                 group,
                 f"{sentence}, whatever '{unknown[0]}' is, since {told}",
-                f"give it as a keyword: {unknown[0]}=...",
+                f"give it as a keyword: {argument(unknown[0])}",
             )
         fix = f"write: sizes whose product is {size}, or give another tensor"
         if unknown:
@@ -301,7 +301,7 @@ class _Binder:
     def fail_clash(self, name: str, size: int, here: _Origin) -> NoReturn:
         known, origin = self.sizes[name], self.origins[name]
         if origin.span is None:
-            fix = f"write: {name}={size}, or leave {name}= out: the shapes tell it"
+            fix = f"write: {argument(name, size)}, or leave it out: the shapes tell it"
         elif 1 in (known, size):
             one = origin.label if known == 1 else here.label
             fix = f"write: '1' in place of '{name}' in {one}, if it is meant to broadcast"
