@@ -10,6 +10,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -19,14 +20,16 @@ from torch import Tensor
 
 import einheads
 from cases import BY_NAME, Case, as_numpy, assert_agrees
-from einheads import call, training
+from einheads import call, forms, lower, price, training, unplanned
 from einheads.bench.probes import CopyCounter, peak_bytes
-from einheads.bench.suites import suites
+from einheads.bench.suites import random_cases, suites
+from einheads.devices import AVX512
 from einheads.gradients import held, pulls
 from einheads.operands import Declaration
 from einheads.pattern import parse
 from einheads.plan import Plan, plan
 from einheads.program import cache, prepare
+from einheads.rates import Rates
 from einheads.sizes import bind
 from einheads.stopwatch import Watch
 from oracle import oracle
@@ -527,6 +530,24 @@ class TestChoice:
             einheads.einsum(declaration.text, x, weight)
             prepared = prepare(declaration, (), (x, weight))
             assert prepared.lowered.planned == {(True, True): False}
+
+    def test_whatever_the_unit_of_prices_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The rates of a device need not be nanoseconds of this one: only their ratios count."""
+        every = random_cases(40, seed=22, limit=3e6)
+
+        def chosen() -> list[bool]:
+            einheads.cache_clear()
+            return [
+                is_planned(einheads.einsum(case.pattern, *(leaf(*shape) for shape in case.shapes)))
+                for case in every
+            ]
+
+        before = chosen()
+        tripled = Rates(**{name: 3 * rate for name, rate in asdict(AVX512).items()})
+        for module in (training, price, forms, lower, unplanned):
+            monkeypatch.setattr(module, "rates_for", lambda *_: tripled)
+        assert chosen() == before
+        assert 0 < sum(before) < len(before)
 
 
 class TestCheckpoint:
