@@ -100,14 +100,22 @@ def so_far(sizes: Mapping[str, int], *without: str) -> list[str]:
     return [f"so far: {', '.join(known)}"] if known else []
 
 
-def argument(name: str, size: object = "...") -> str:
-    """How a call gives the size of an axis, which may be called like a keyword of Python.
+def keywords(sizes: Mapping[str, object]) -> list[str]:
+    """How a call gives sizes, some of which may be of axes called like a keyword of Python.
 
     Example:
-        >>> argument("out"), argument("in", 8)
-        ('out=...', "**{'in': 8}")
+        >>> keywords({"in": 64, "out": 32})
+        ['out=32', "**{'in': 64}"]
     """
-    return f"**{{{name!r}: {size}}}" if iskeyword(name) else f"{name}={size}"
+    words = [f"{name}={size}" for name, size in sizes.items() if not iskeyword(name)]
+    rest = ", ".join(f"{name!r}: {size}" for name, size in sizes.items() if iskeyword(name))
+    return [*words, f"**{{{rest}}}"] if rest else words
+
+
+def argument(name: str, size: object = "...") -> str:
+    """How a call gives one size, such as `h=8`; by default a size that nobody knows yet."""
+    (word,) = keywords({name: size})
+    return word
 
 
 def count(number: int, noun: str) -> str:

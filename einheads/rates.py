@@ -57,8 +57,7 @@ def rates_for(device: str, numbers: str = "") -> Rates:
 
 @lru_cache(maxsize=64)
 def _of_numbers(cpu: str, numbers: str) -> Rates:
-    slower = _SLOWER[cpu]
-    told = {name: rate * slower for name, rate in (NUMBERS | LOOPS).get(numbers, {}).items()}
+    told = {name: rate * _SLOWER[cpu] for name, rate in (NUMBERS | LOOPS).get(numbers, {}).items()}
     if numbers in LOOPS:
         return LoopRates(**(asdict(CPUS[cpu]) | told))
     return replace(CPUS[cpu], **told) if told else CPUS[cpu]
@@ -104,7 +103,7 @@ def _kind_of(path: Path) -> str:
         with path.open(encoding="utf-8") as lines:
             for line in lines:
                 name, _, words = line.partition(":")
-                told.setdefault(name.strip(), words.split())
+                told[name.strip()] = words.split()
                 if "flags" in told:
                     break
     except OSError:

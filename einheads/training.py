@@ -23,7 +23,7 @@ from .layout import Layout, contiguous
 from .operands import Declaration, input_names, layout_of, unfollowed
 from .price import layouts_of, price
 from .program import Lowered, Prepared, Request, cache, lowered
-from .rates import rates_for
+from .rates import Rates, rates_for
 from .sizes import Dims
 from .steps import elements
 from .unplanned import price_undone
@@ -92,25 +92,25 @@ def pays(schedule: Schedule) -> bool:
         if found is None:
             steps, layouts = lower.program.steps, lower.request.layouts
             traits = lower.request.traits
-            view = rates_for(traits.device, traits.numbers).view
+            rates = rates_for(traits.device, traits.numbers)
             own = price_undone(steps, layouts, schedule.needs, lower.plan.sizes, traits)
-            most = _MARGIN * (own + _NODE * view * len(steps.steps))
+            most = _MARGIN * (own + _NODE * rates.view * len(steps.steps))
             # Where the call alone costs more, no gradient has to be lowered to know the answer.
-            found = most > _FUNCTION * view and _price_planned(schedule, view) < most
+            found = most > _FUNCTION * rates.view and _price_planned(schedule, rates) < most
         lower.planned[schedule.needs] = found
     return found
 
 
-def _price_planned(schedule: Schedule, view: float) -> float:
-    nanoseconds = _FUNCTION * view
+def _price_planned(schedule: Schedule, rates: Rates) -> float:
+    nanoseconds = _FUNCTION * rates.view
     for task in schedule.predicted():
         request = task.lowered.request
-        nanoseconds += _TASK * view + price(
+        nanoseconds += _TASK * rates.view + price(
             task.lowered.unwatched.steps,
             request.layouts,
             request.sizes,
             request.traits.itemsize,
-            rates_for(request.traits.device, request.traits.numbers),
+            rates,
             dense=request.traits.dense,
         )
     return nanoseconds

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from .candidates import turning
 from .choices import Choice, told
 from .compiled import compile_source
-from .errors import EinheadsError, count, kind
+from .errors import EinheadsError, argument, count, kind
 from .functional import einsum
 from .lower import Draft, drafts
 from .operands import Declaration
@@ -154,9 +154,10 @@ def tune(
         run: Callable[[], Any] = partial(einsum, what, *inputs, **sizes)
     elif callable(what):
         if sizes:
+            one = argument(next(iter(sizes)))
             raise TypeError(
                 f"{', '.join(sizes)}: only a pattern takes sizes; a layer has its own; "
-                f"write: tune(lambda: layer(x, {next(iter(sizes))}=...)) for what a layer takes"
+                f"write: tune(lambda: layer(x, {one})) for what a layer takes"
             )
         run = partial(what, *inputs)
     else:

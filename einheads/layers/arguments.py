@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from einheads.errors import EinheadsError, SizeError, count, kind
+from einheads.errors import EinheadsError, SizeError, count, keywords, kind
 
 
 def arguments(module: nn.Module, sizes: Mapping[str, int] | None = None) -> str | None:
@@ -37,7 +37,7 @@ def arguments(module: nn.Module, sizes: Mapping[str, int] | None = None) -> str 
     parameters = inspect.signature(type(module)).parameters
     for name, parameter in parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
-            words += [f"{axis}={sizes[axis]}" for axis in sizes if axis not in parameters]
+            words += keywords({axis: sizes[axis] for axis in sizes if axis not in parameters})
             continue
         try:
             value = _value(module, name, sizes)

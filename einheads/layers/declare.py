@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from einheads.errors import PatternError, SizeError, argument, count, kind, listed, nearest, so_far
+from einheads.errors import PatternError, SizeError, count, keywords, kind, listed, nearest, so_far
 from einheads.given import MOST, checked, fail_output, fix_spaces
 from einheads.pattern import Axis, Pattern, Term, parse
 
@@ -219,7 +219,7 @@ def _fail_missing(
     others = [name for name in pattern.names if name not in missing]
     meant = [meant for name in missing if (meant := _meant(name, others))]
     notes += [f"did you mean {listed([repr(name) for name in meant])}?"] if meant else []
-    notes.append(f"write: Einsum(..., {', '.join(map(argument, missing))})")
+    notes.append(f"write: Einsum(..., {', '.join(keywords(dict.fromkeys(missing, '...')))})")
     raise SizeError(
         f"the {'weight' if len(terms) == 1 else 'weights'} {listed([repr(one) for one in terms])} "
         f"{'needs' if len(terms) == 1 else 'need'} the {'size' if len(missing) == 1 else 'sizes'} "
@@ -359,11 +359,12 @@ def _bias(
                 [f"write: bias='{' '.join(dict.fromkeys(axes))}'"],
             )
         if name not in sizes:
+            (call,) = keywords({name: "..."})
             raise SizeError(
                 f"bias={bias!r} needs the size of '{name}'",
                 pattern.text,
                 pattern.output.places(name),
-                [f"write: Einsum(..., {argument(name)}), or leave '{name}' out of the bias"],
+                [f"write: Einsum(..., {call}), or leave '{name}' out of the bias"],
             )
     return axes
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from einheads.call import apply
-from einheads.errors import PatternError, kind
+from einheads.errors import PatternError, keywords, kind
 from einheads.operands import Declaration
 from einheads.pattern import parse
 
@@ -170,7 +170,7 @@ class EinMix(Einsum):
             words.append(repr(self.bias_shape))
         if self.weight.dtype != torch.float32:
             words.append(f"dtype={self.weight.dtype}")
-        return ", ".join([*words, *(f"{axis}={size}" for axis, size in self.axes_lengths.items())])
+        return ", ".join([*words, *keywords(self.axes_lengths)])
 
     def _store_bias(self, bias: list[str], flat: list[str]) -> None:
         """Give the bias the order of the output, and a unit axis for every other axis of it."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from keyword import iskeyword
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from einheads.errors import keywords
 
 from .options import called
 
@@ -43,11 +44,7 @@ def declared_arguments(layer: Einsum) -> str:
     dtype = next((parameter.dtype for parameter in layer.parameters()), torch.float32)
     if dtype != torch.float32:
         words.append(f"dtype={dtype}")
-    plain = {name: size for name, size in declared.sizes.items() if not iskeyword(name)}
-    words += [f"{name}={size}" for name, size in plain.items()]
-    # An axis may have the name of a Python keyword, which no call can spell directly.
-    rest = {name: size for name, size in declared.sizes.items() if name not in plain}
-    return ", ".join([*words, *([f"**{rest!r}"] if rest else [])])
+    return ", ".join([*words, *keywords(declared.sizes)])
 
 
 def note_axes(destination: Mapping[str, Any], prefix: str, axes: Mapping[str, str]) -> None:
