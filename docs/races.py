@@ -41,7 +41,7 @@ class Run:
     @property
     def label(self) -> str:
         """Where and with what it ran."""
-        name = str(self.machine["processor"]).replace("(R)", "").removesuffix(" Processor")
+        name = str(self.machine["processor"]).replace("(R)", "").replace(" Processor", "")
         if self.machine["device"] != "cpu":
             return name
         count = self.result["threads"]

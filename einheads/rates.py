@@ -7,6 +7,7 @@ times rates, which are nanoseconds for one unit. Where they come from, `devices`
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -84,7 +85,7 @@ def cpu_kind() -> str:
     """
     told = os.environ.get(CPU_VARIABLE)
     if not told:
-        return _kind_of(Path("/proc/cpuinfo"))
+        return _kind_of(processor())
     if told not in CPUS:
         raise EinheadsError(
             f"{CPU_VARIABLE}={told!r} in the environment is no kind of CPU",
@@ -93,22 +94,32 @@ def cpu_kind() -> str:
     return told
 
 
-def _kind_of(path: Path) -> str:
-    # MKL, torch's BLAS, has kernels with AVX-512 for Intel's own processors; those of AMD are given
-    # kernels with AVX2, whatever else they know, and rates are mostly about products.
-    # Only Linux tells so quickly. A large server needs long to tell of all its cores, so the first
-    # one speaks for them. Elsewhere, as on most computers, there are none.
-    told: dict[str, list[str]] = {}
+def processor(path: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
+    """What Linux tells of the first processor of this machine; nothing elsewhere.
+
+    A large server needs long to tell of all its cores, so the first one speaks for them.
+
+    Args:
+        path: where it tells so.
+    """
+    told: dict[str, str] = {}
     try:
         with path.open(encoding="utf-8") as lines:
             for line in lines:
-                name, _, words = line.partition(":")
-                told[name.strip()] = words.split()
-                if "flags" in told:
+                if not line.strip():
                     break
+                name, _, words = line.partition(":")
+                told.setdefault(name.strip(), words.strip())
     except OSError:
-        return "avx2"
-    wide = "avx512f" in told.get("flags", []) and "GenuineIntel" in told.get("vendor_id", [])
+        return {}
+    return told
+
+
+def _kind_of(told: Mapping[str, str]) -> str:
+    # MKL, torch's BLAS, has kernels with AVX-512 for Intel's own processors; those of AMD are given
+    # kernels with AVX2, whatever else they know, and rates are mostly about products. Where nobody
+    # tells, there are none, as on most computers.
+    wide = "avx512f" in told.get("flags", "").split() and told.get("vendor_id") == "GenuineIntel"
     return "avx512" if wide else "avx2"
 
 
@@ -117,6 +128,7 @@ __all__ = [
     "CPU_VARIABLE",
     "Rates",
     "cpu_kind",
+    "processor",
     "rates_for",
     "sure_for",
 ]

@@ -17,8 +17,12 @@ import torch
 from .choices import Choice, from_data, to_data
 from .errors import EinheadsError, kind
 from .program import cache
+from .rates import processor
 
 _FORMAT = 2
+
+# What of a processor tells which one it is, besides its name.
+_GENERATION = ("cpu family", "model")
 
 
 def device_name(device: str = "cpu") -> str:
@@ -29,14 +33,12 @@ def device_name(device: str = "cpu") -> str:
     """
     if device == "cuda":
         return torch.cuda.get_device_name()
-    path = Path("/proc/cpuinfo")
-    if path.exists():
-        # Python's own answer is empty or just the architecture on Linux.
-        for line in path.read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
+    told = processor()
+    # Python's own answer is empty or just the architecture on Linux.
+    name = told.get("model name") or platform.processor() or platform.machine()
+    # Rented machines often tell no more of their name than whose it is.
+    known = [f"{one.removeprefix('cpu ')} {told[one]}" for one in _GENERATION if one in told]
+    return f"{name} ({', '.join(known)})" if known else name
 
 
 def save_tuned(path: str | Path) -> int:

@@ -16,7 +16,7 @@ from einheads.loops import LOOPS, LoopRates
 from einheads.lower import lower
 from einheads.pattern import parse
 from einheads.plan import plan
-from einheads.rates import Rates, _of_numbers, cpu_kind, rates_for
+from einheads.rates import Rates, _of_numbers, cpu_kind, processor, rates_for
 from einheads.rates import _kind_of as kind_of
 from einheads.sizes import bind
 from einheads.steps import Bmm
@@ -52,12 +52,12 @@ def test_the_processor_tells(text: str, kind: str, tmp_path: Path) -> None:
     """In the list of its instructions."""
     path = tmp_path / "cpuinfo"
     path.write_text(text, encoding="utf-8")
-    assert kind_of(path) == kind
+    assert kind_of(processor(path)) == kind
 
 
 def test_where_nobody_tells(tmp_path: Path) -> None:
     """A system without such a file has no wide vectors, as most computers."""
-    assert kind_of(tmp_path / "nothing") == "avx2"
+    assert kind_of(processor(tmp_path / "nothing")) == "avx2"
 
 
 @pytest.mark.parametrize(("kind", "rates"), [("avx2", AVX2), ("avx512", AVX512)])
@@ -70,10 +70,10 @@ def test_the_environment_tells(kind: str, rates: object, monkeypatch: pytest.Mon
 def test_the_environment_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unset or empty, the processor is asked."""
     monkeypatch.delenv("EINHEADS_CPU")
-    assert cpu_kind() == kind_of(Path("/proc/cpuinfo"))
+    assert cpu_kind() == kind_of(processor())
     cpu_kind.cache_clear()
     monkeypatch.setenv("EINHEADS_CPU", "")
-    assert cpu_kind() == kind_of(Path("/proc/cpuinfo"))
+    assert cpu_kind() == kind_of(processor())
 
 
 def test_numbers_without_blas_have_rates_of_their_own() -> None:

@@ -365,6 +365,22 @@ class TestFiles:
         assert einheads.load_tuned(tmp_path / "tuned.json") == 0
         assert cache.choices == {}
 
+    @pytest.mark.parametrize(
+        ("told", "name"),
+        [
+            ({"model name": "A", "cpu family": "26", "model": "2"}, "A (family 26, model 2)"),
+            ({"model name": "A 7"}, "A 7"),
+            ({}, "B"),
+        ],
+    )
+    def test_a_processor_is_named_with_its_generation(
+        self, told: dict[str, str], name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The name alone may be that of another generation, for which other choices are best."""
+        monkeypatch.setattr(tuned, "processor", lambda: told)
+        monkeypatch.setattr("platform.processor", lambda: "B")
+        assert tuned.device_name() == name
+
     def test_a_device_that_is_not_there(self, tmp_path: Path) -> None:
         """A file may hold choices for CUDA; without it, they are left alone."""
         assert not torch.cuda.is_available() or tuned.device_name("cuda")
