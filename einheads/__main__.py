@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         description=purpose,
         # Options that take several words would take the pattern as well.
         usage="%(prog)s [-h] [PATTERN AXIS=SIZE ...] [--suite NAME ...] [--threads N ...] "
-        "[--device D] [--rounds R] [--json FILE] [--no-search] [--calibrate]",
+        "[--device D] [--dtype T] [--rounds R] [--json FILE] [--no-search] [--calibrate]",
     )
     bench.add_argument(
         "pattern", metavar="PATTERN", nargs="?", help="instead of suites; needs all sizes"
@@ -141,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         "--threads", metavar="N", nargs="+", action="extend", type=_threads, help="1 by default"
     )
     bench.add_argument("--device", metavar="D", help="such as cpu or cuda")
+    bench.add_argument("--dtype", metavar="T", help="such as float32 or bfloat16")
     bench.add_argument("--rounds", metavar="R", type=_count, help="turns of every contestant")
     bench.add_argument("--json", metavar="FILE", type=Path, help="keep everything in a file")
     bench.add_argument(
@@ -210,6 +211,7 @@ def _bench(options: argparse.Namespace) -> int:
         "suites": options.suite,
         "threads": options.threads,
         "device": options.device,
+        "dtype": options.dtype,
         "rounds": options.rounds,
         "search": options.search,
         "pattern": options.pattern,

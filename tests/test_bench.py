@@ -401,6 +401,30 @@ def test_every_suite_runs(name: str) -> None:
         assert "best peer" in result.summaries()
 
 
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+@pytest.mark.parametrize("name", ["heads", "training", "factorized", "planning", "memory"])
+def test_suites_run_with_other_numbers(name: str, dtype: str) -> None:
+    """With narrow and with wide ones, a hundred products in a row among them."""
+    options = Options(suites=[name], dtype=dtype, search=False, **TINY)  # type: ignore[arg-type]
+    ((result, _),) = run(options)
+    assert len(result.rows) == len(suites()[name].cases)
+
+
+def test_a_dtype_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is kept with what was measured, and what is none is refused in our words."""
+    path = tmp_path / "found.json"
+    words = ["bench", "b i, o i -> b o", "b=2", "i=3", "o=4", "--rounds", "1"]
+    assert main([*words, "--dtype", "bfloat16", "--json", str(path)]) == 0
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    assert kept["machine"]["dtype"] == "bfloat16"
+    capsys.readouterr()
+    assert main([*words, "--dtype", "bfloat"]) == 2
+    assert capsys.readouterr().err == (
+        "dtype='bfloat' is none of those that are timed: float32, float64, bfloat16\n"
+        "    write: --dtype bfloat16\n"
+    )
+
+
 def test_the_contestants_take_part_where_they_can() -> None:
     """Of everybody who is installed and runs on a CPU, each is in some race."""
     seen: set[str] = set()

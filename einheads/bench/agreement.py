@@ -7,6 +7,7 @@ against the largest number of the result, since a sum of many products may come 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -18,6 +19,7 @@ from .cases import Case
 from .contestants import letters
 
 # How far two orders of summation may drift apart, relative to the largest number of the result.
+# With every further product it is more, as in a random walk.
 TOLERANCE = {
     torch.float64: 1e-12,
     torch.float32: 1e-5,
@@ -61,7 +63,8 @@ def agree(name: str, case: Case, got: Tensor, wanted: Tensor) -> None:
     scale = float(wanted.abs().max())
     error = float((got.detach().double() - wanted).abs().max())
     # Not `error > bound`: a NaN has to be refused as well.
-    if not error <= TOLERANCE[got.dtype] * max(scale, 1e-30):
+    products = max(len(case.terms) - 2, 1)
+    if not error <= TOLERANCE[got.dtype] * math.sqrt(products) * max(scale, 1e-30):
         raise Disagreement(
             f"{where} is off by {error:.3g}, where the largest number is {scale:.3g}"
         )

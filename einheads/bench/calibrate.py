@@ -275,14 +275,17 @@ def _mean(ratios: Sequence[float]) -> float:
     return math.exp(math.fsum(map(math.log, ratios)) / len(ratios))
 
 
-def tell(watches: Sequence[Watch], *, progress: bool = True) -> Iterator[str]:
+def tell(
+    watches: Sequence[Watch], dtype: torch.dtype = torch.float32, *, progress: bool = True
+) -> Iterator[str]:
     """Calibrate, and give the lines to print: where the rates come from, and the rates.
 
     Args:
         watches: how time is taken, for each number of threads.
+        dtype: of all numbers.
         progress: whether to show a progress bar.
     """
-    found = calibrate(watches, progress=progress)
+    found = calibrate(watches, dtype=dtype, progress=progress)
     clocks = ", ".join(f"{watch.clock} with threads: {watch.threads}" for watch in watches)
     device = watches[0].device
     yield f"# {found.operations:,} timed operations; from there:"

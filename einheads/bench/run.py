@@ -31,6 +31,8 @@ from .suites import suites
 from .training import training
 
 _DEVICES = ("cpu", "cuda")
+# Not float16: the product of a hundred matrices of random numbers is too large for it.
+_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 _LOOKS = {
     "overhead": overhead,
     "planning": planning,
@@ -51,7 +53,7 @@ class Options:
         suites: names of suites; none for all of them but the optional ones.
         threads: numbers of threads, each with all suites.
         device: where to compute.
-        dtype: of all numbers.
+        dtype: of all numbers, such as "float32" or "bfloat16".
         rounds: how often every contestant has a turn; more where the machine is restless.
         span: seconds that one measurement takes at least.
         pattern: a pattern to look at instead of suites.
@@ -64,7 +66,7 @@ class Options:
     suites: Sequence[str] = ()
     threads: Sequence[int] = (1,)
     device: str = "cpu"
-    dtype: torch.dtype = torch.float32
+    dtype: str = "float32"
     rounds: int = 7
     span: float = 2e-3
     pattern: str | None = None
@@ -81,10 +83,9 @@ def run(options: Options) -> Iterator[tuple[Result, Limits]]:
         options: what to run.
 
     Raises:
-        EinheadsError: there is no such suite or device, or a size is missing.
+        EinheadsError: there is no such suite, device or dtype, or a size is missing.
     """
-    chosen = _chosen(options)
-    _check_device(options.device)
+    chosen, dtype = _chosen(options), _checked(options)
     # Else a large result of one contestant is fresh memory or not by what another one has freed.
     keep_memory()
     for threads in options.threads:
@@ -92,7 +93,7 @@ def run(options: Options) -> Iterator[tuple[Result, Limits]]:
         with with_threads(threads):
             # The largest product is only worth its time where something is compared with it.
             side = None if options.largest is None else 64
-            bound = limits(watch, options.dtype, side)
+            bound = limits(watch, dtype, side)
             for suite in chosen:
                 bar = tqdm(
                     suite.cases,
@@ -101,7 +102,9 @@ def run(options: Options) -> Iterator[tuple[Result, Limits]]:
                     # By default, a bar only on a terminal.
                     disable=None if options.progress else True,
                 )
-                rows = [_row(suite, case, watch, bound, options) for case in bar]
+                rows = [
+                    _row(suite, case, watch, bound, dtype, search=options.search) for case in bar
+                ]
                 # Other processes are not timed by the thread that waits for them.
                 clock = "wall time" if suite.kind == "start" else watch.clock
                 yield Result(suite, threads, clock, rows), bound
@@ -117,7 +120,7 @@ def tell(options: Options, path: Path | None = None) -> Iterator[str]:
     """
     # Mistakes come before anything is printed.
     _chosen(options)
-    _check_device(options.device)
+    _checked(options)
     machine = about(options)
     yield from report.about(machine)
     absent = [one.name for one in FORWARD if not one.installed]
@@ -184,18 +187,18 @@ def calibrated(options: Options) -> Iterator[str]:
     """Fit the rates of the cost model to this machine, and give them as lines of `devices.py`.
 
     Args:
-        options: of which the device and the numbers of threads are heeded.
+        options: of which the device, the dtype and the numbers of threads are heeded.
     """
     if options.suites or options.pattern is not None:
         raise EinheadsError(
             "a calibration takes contractions of its own, and no suite or pattern",
             notes=["write: python -m einheads bench --calibrate"],
         )
-    _check_device(options.device)
+    dtype = _checked(options)
     yield from report.about(about(options))
     device = torch.device(options.device).type
     watches = [Watch(device, threads, 3, 1e-3) for threads in options.threads]
-    yield from calibrate.tell(watches, progress=options.progress)
+    yield from calibrate.tell(watches, dtype, progress=options.progress)
 
 
 def about(options: Options) -> dict[str, Any]:
@@ -210,18 +213,20 @@ def about(options: Options) -> dict[str, Any]:
         "processor": processor,
         "system": f"{platform.system()} {platform.machine()}",
         "device": options.device,
-        "dtype": str(options.dtype).removeprefix("torch."),
+        "dtype": options.dtype,
         "rounds": options.rounds,
         "versions": versions,
     }
 
 
-def _row(suite: Suite, case: Case, watch: Watch, bound: Limits, options: Options) -> Row:
+def _row(
+    suite: Suite, case: Case, watch: Watch, bound: Limits, dtype: torch.dtype, *, search: bool
+) -> Row:
     if suite.kind == "forward":
-        return forward(case, watch, bound, options.dtype, search=options.search)
+        return forward(case, watch, bound, dtype, search=search)
     if suite.kind == "training":
-        return training(case, watch, bound, options.dtype)
-    return _LOOKS[suite.kind](case, watch, options.dtype)
+        return training(case, watch, bound, dtype)
+    return _LOOKS[suite.kind](case, watch, dtype)
 
 
 def _chosen(options: Options) -> list[Suite]:
@@ -276,7 +281,15 @@ def _chosen(options: Options) -> list[Suite]:
     return chosen
 
 
-def _check_device(device: str) -> None:
+def _checked(options: Options) -> torch.dtype:
+    """The dtype, where it and the device are there to be timed."""
+    device, dtype = options.device, _DTYPES.get(options.dtype)
+    if dtype is None:
+        near = nearest(options.dtype, _DTYPES)
+        raise EinheadsError(
+            f"dtype={options.dtype!r} is none of those that are timed: {', '.join(_DTYPES)}",
+            notes=[f"write: --dtype {near or 'float32'}"],
+        )
     try:
         if torch.empty(0, device=device).device.type not in _DEVICES:
             raise EinheadsError(
@@ -288,3 +301,4 @@ def _check_device(device: str) -> None:
             f"device={device!r} cannot be used on this machine",
             notes=["write: a device that torch finds, such as --device cpu"],
         ) from error
+    return dtype

@@ -9,10 +9,10 @@ from functools import partial
 from torch import Tensor
 
 from einheads import lower, stopwatch
-from einheads.candidates import Traits
 from einheads.choices import told
 from einheads.compiled import compile_source
 from einheads.layout import layout
+from einheads.operands import traits_of
 from einheads.pattern import parse
 from einheads.plan import plan
 from einheads.planning import unfollowed
@@ -59,9 +59,7 @@ def drafts(case: Case, operands: Sequence[Tensor]) -> list[Draft]:
         layout(dims, operand.stride(), bound.sizes)
         for dims, operand in zip(bound.operands, operands, strict=True)
     ]
-    first = operands[0]
-    traits = Traits(device=first.device.type, itemsize=first.element_size())
-    traits = unfollowed(bound, traits, free=False)
+    traits = unfollowed(bound, traits_of(operands, len(operands), autocast=False), free=False)
     every = []
     found = lower.drafts(bound, chosen, layouts, traits)
     for draft in found:
