@@ -275,9 +275,8 @@ def entry_for(
         told += (*one.shape, *one.stride())
     if not {int}.issuperset(map(type, told)):
         return Entry(prepared.lowered.program, prepared.extra)
-    recorder = cache.recorder
-    if recorder is not None:
-        recorder(declared, given, tensors)
+    for note in tuple(cache.recorders):
+        note(declared, given, tensors)
     grad = _grad_enabled()
     needs = tuple([grad and one.requires_grad for one in tensors])
     watched = True in needs

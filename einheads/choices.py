@@ -170,7 +170,7 @@ def _allowed(step: Contraction, way: Way, traits: Traits, sizes: Mapping[str, in
 def _fits(step: Contraction, way: Way) -> bool:
     if isinstance(way, Elementwise):
         every = (*step.result, *step.contract)
-        summed = not way.each or way.order[:1] == way.contract
+        summed = not way.each or (bool(way.contract) and way.order[:1] == way.contract)
         return (
             sorted(way.order) == sorted(every)
             and set(way.contract) == set(step.contract)

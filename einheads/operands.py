@@ -79,12 +79,13 @@ def ordinary(tensors: Sequence[Tensor]) -> bool:
         and not transforms()
         and forward_ad._current_level < 0  # noqa: SLF001
         and _traces() is None
+        and not _early_modes()
     )
 
 
 def unfollowed(tensors: Sequence[Tensor]) -> bool:
     """Whether, besides, nobody sees the single operations, so that any may run that are right."""
-    return not modes() and not function_modes() and not _early_modes() and ordinary(tensors)
+    return not modes() and not function_modes() and ordinary(tensors)
 
 
 def input_names(declaration: Declaration, count: int) -> tuple[str, ...]:

@@ -138,8 +138,8 @@ class _Cache:
         self.compilations = 0
         # Cannot be made again in no time, so they stay when there are too many programs.
         self.choices = measured
-        # Notes the calls that are made, for whoever wants to know.
-        self.recorder: Callable[[Any, Any, Sequence[Tensor]], None] | None = None
+        # Note the calls that are made, for whoever wants to know.
+        self.recorders: list[Callable[[Any, Any, Sequence[Tensor]], None]] = []
 
     def clear(self) -> None:
         with self.lock:

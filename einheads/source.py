@@ -211,7 +211,9 @@ class Text(Sizes):
             returned = [variable[number] for number in self.results]
             lines.append(f"return {', '.join(returned)}{',' if len(returned) == 1 else ''}")
         elif not (lines and lines[-1].startswith("return ")):
-            lines.append(f"return {variable[self.steps.result]}")
+            # Whoever changes what the result says of itself does not mean the operand.
+            same = variable[self.steps.result]
+            lines.append(f"return {same}.view_as({same})")
         body = [f'"""{title}"""', *self.sizes(), *lines]
         return f"def {name}({', '.join(self.parameters())}):\n" + "".join(
             f"    {line}\n" for line in body

@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.amp import is_autocast_available
 
 from .compiled import Program
 from .gradients import BIAS, Pull, held, plannable, pulled, pulls, read, remade, spelled
 from .layout import Layout, contiguous
 from .operands import Declaration, input_names, layout_of, unfollowed
 from .price import layouts_of, price
-from .program import Lowered, Prepared, Request, cache, lowered
+from .program import Lowered, Prepared, Request, autocasts, cache, lowered
 from .rates import Rates, rates_for
 from .sizes import Dims
 from .steps import elements
@@ -131,7 +132,8 @@ def scheduled(
 ) -> Schedule | None:
     """What is run and kept if these tensors need gradients; None if autograd's own is cheaper."""
     schedule = Schedule(declaration, prepared, needs)
-    return schedule if declaration.checkpoint or pays(schedule) else None
+    planned = declaration.checkpoint or (schedule.lean and pays(schedule))
+    return schedule if planned else None
 
 
 class Schedule:
@@ -171,6 +173,19 @@ class Schedule:
         self.kept = tuple(range(self.count)) if self.inner else values
         self.extra = prepared.extra
         self.tasks: dict[bool | tuple[int, ...], tuple[_Task, ...]] = {}
+
+    @cached_property
+    def lean(self) -> bool:
+        """Whether no more than twice as many numbers are kept as first derivatives read.
+
+        Autograd keeps these alone. What is more are operands that only second derivatives read,
+        and those whose lonely axes autograd sums before it keeps them.
+        """
+        plan = self.prepared.lowered.plan
+        values = (*plan.operands, *(step.result for step in plan.contractions))
+        needed = sum(self.size((values[value],)) for value in read(self.pulls))
+        inner = sum(self.size((values[value],)) for value in self.inner)
+        return inner + sum(self.size(self.dims(number)) for number in self.kept) <= 2 * needed
 
     @property
     def key(self) -> str:
@@ -230,6 +245,11 @@ class Schedule:
 
     def backward(self, gradient: Tensor, kept: Sequence[Tensor]) -> list[Tensor | None]:
         """The gradients of all tensors, None for those that need none."""
+        device = gradient.device.type
+        if autocasts() and is_autocast_available(device) and torch.is_autocast_enabled(device):
+            # The forward ran without it, or nothing would have been planned; so does the backward.
+            with torch.autocast(device, enabled=False):
+                return self.backward(gradient, kept)
         if _is_batched(gradient):
             return self.by_autograd(gradient, kept)
         values = dict(zip(self.kept, kept, strict=False))
@@ -288,6 +308,10 @@ class Schedule:
         wanted = [leaf for leaf, needed in zip(leaves, self.needs, strict=True) if needed]
         found = iter(torch.autograd.grad(result, wanted, gradient, create_graph=graph))
         return [next(found) if needed else None for needed in self.needs]
+
+    def size(self, dims: Dims) -> int:
+        """How many numbers a value with these dimensions holds."""
+        return elements(dims, self.prepared.bound.sizes)
 
     def shape(self, dims: Dims) -> list[int]:
         """The shape of a value with these dimensions."""

@@ -54,7 +54,9 @@ def save_tuned(path: str | Path) -> int:
         TypeError: `path` is none.
     """
     file, kept = _path(path), []
-    for line, choice in cache.choices.items():
+    with cache.lock:
+        choices = list(cache.choices.items())
+    for line, choice in choices:
         about = json.loads(line)
         device = device_name(about["traits"]["device"])
         kept.append({"device": device, "problem": about, **to_data(choice)})

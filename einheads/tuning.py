@@ -25,7 +25,7 @@ from .compiled import compile_source
 from .errors import EinheadsError, argument, count, kind
 from .functional import einsum
 from .lower import Draft, drafts
-from .operands import Declaration
+from .operands import Declaration, modes
 from .plan import plans
 from .planning import unfollowed
 from .program import Request, autocasts, cache, lowered, prepare
@@ -138,7 +138,8 @@ def tune(
         What was found, in the order of the calls.
 
     Raises:
-        EinheadsError: gradients are to be timed in inference mode, which has none.
+        EinheadsError: gradients are to be timed in inference mode, which has none; or a mode of
+            torch, such as `FakeTensorMode`, takes the place of the operations.
         TypeError: `what` is neither a pattern nor something to call, or `backward` or `progress` no
             boolean.
     """
@@ -149,6 +150,11 @@ def tune(
         raise EinheadsError(
             "torch.inference_mode() has no gradients to time",
             notes=["write: tune(..., backward=True) outside of it, or tune(...) inside"],
+        )
+    if modes():
+        raise EinheadsError(
+            "a mode of torch takes the place of the operations, so that nothing can be timed",
+            notes=["write: tune(...) outside of it"],
         )
     if isinstance(what, str):
         run: Callable[[], Any] = partial(einsum, what, *inputs, **sizes)
@@ -189,14 +195,14 @@ def _seen(run: Callable[[], Any], *, backward: bool) -> list[_Call]:
         calls[_Call(declaration, given, described, dtype)] = None
 
     # Without the lock: what runs may wait for threads of its own, which need it.
-    cache.recorder = note
+    cache.recorders.append(note)
     # What is known already would not be noted.
     cache.forget_calls()
     try:
         with torch.set_grad_enabled(backward):
             run()
     finally:
-        cache.recorder = None
+        cache.recorders.remove(note)
     return list(calls)
 
 
@@ -207,10 +213,11 @@ def _random(
     held = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     held = 0 if 0 in shape else held
     if dtype.is_floating_point or dtype.is_complex:
-        flat = torch.randn(held, dtype=torch.complex64 if dtype.is_complex else torch.float32)
+        drawn = torch.complex64 if dtype.is_complex else torch.float32
+        flat = torch.randn(held, dtype=drawn, device=device)
     else:
-        flat = torch.randint(-2, 3, (held,))
-    return flat.to(device=device, dtype=dtype).as_strided(shape, strides)
+        flat = torch.randint(-2, 3, (held,), device=device)
+    return flat.to(dtype).as_strided(shape, strides)
 
 
 def _tuned(call: _Call, *, backward: bool) -> Iterator[Measured]:
@@ -235,8 +242,9 @@ def _tuned(call: _Call, *, backward: bool) -> Iterator[Measured]:
         with torch.no_grad():
             yield from _contraction(request, values, watch)
         place += 1
-    # What computes inner results again was asked for, however long it takes.
-    if not call.declaration.checkpoint:
+    # What computes inner results again was asked for, however long it takes; what would keep far
+    # more than autograd does is not taken, however fast it is.
+    if not call.declaration.checkpoint and schedule.lean:
         yield _backward(schedule, operands, watch)
 
 
@@ -283,7 +291,8 @@ def _contraction(request: Request, operands: Sequence[Tensor], watch: Watch) -> 
     tried, calls = list(compress(tried, able)), list(compress(calls, able))
     best = fastest(calls, watch)
     times = race([Racer("best", calls[best]), Racer("before", calls[0])], watch)
-    choice = cache.choices.setdefault(request.problem, Choice())
+    with cache.lock:
+        choice = cache.choices.setdefault(request.problem, Choice())
     turns = [turning(one.ways) for one in tried]
     choice.turns = tried[best].ways if turns[best] else None
     choice.ways = None if turns[best] else tried[best].ways
@@ -339,7 +348,8 @@ def _backward(schedule: Schedule, operands: Sequence[Tensor], watch: Watch) -> M
     times = race([Racer(name, partial(step, one)) for name, one in ways.items()], watch)
     best = min(ways, key=times.median)
     lower = schedule.prepared.lowered
-    choice = cache.choices.setdefault(lower.request.problem, Choice())
+    with cache.lock:
+        choice = cache.choices.setdefault(lower.request.problem, Choice())
     choice.planned[schedule.key] = best != next(iter(ways))
     cache.forget(lower)
     return Measured(

@@ -194,6 +194,25 @@ def test_every_memory_order(name: str) -> None:
             case.check_call(einheads.einsum, tensors)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "shape"), [("a b -> a b", (3, 5)), ("... -> ...", (2,)), ("->", ())]
+)
+def test_an_operand_is_never_the_result(pattern: str, shape: tuple[int, ...]) -> None:
+    """A view of it is: what is done to the result's own shape is not done to the operand."""
+    x = torch.nn.Parameter(torch.randn(shape))
+    for _ in range(3):
+        result = einheads.einsum(pattern, x)
+        assert result is not x
+        assert torch.equal(result, x)
+        assert result.data_ptr() == x.data_ptr()
+    with pytest.raises(RuntimeError, match="leaf variables"):
+        result.requires_grad_(False)
+    assert x.requires_grad
+    with torch.no_grad():
+        assert einheads.einsum(pattern, x).unsqueeze_(0).shape == (1, *shape)
+    assert x.shape == shape
+
+
 def test_lazy_conjugates_and_negatives() -> None:
     """Views that carry a conjugate or negative bit count with the values they stand for."""
     case = BY_NAME["heads each their own"]

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import Tensor
 
 import einheads
@@ -174,4 +175,27 @@ def test_a_layer_that_does_more_than_its_pattern() -> None:
     """Its weight alone would be another layer."""
     layer = einheads.EinMix("... (h c) -> (...) (h d)", weight_shape="h c d", h=2, c=3, d=5)
     with pytest.raises(einheads.EinheadsError, match="EinMix does more than its pattern"):
+        layer.merge()
+
+
+def test_hooks_are_not_lost() -> None:
+    """What changes the inputs or the result is no part of any weight."""
+    layer = einheads.Einsum("b i, r i, o r -> b o", i=7, r=2, o=11)
+    for register in (layer.register_forward_hook, layer.register_forward_pre_hook):
+        handle = register(lambda *_: None)  # type: ignore[operator]
+        with pytest.raises(einheads.EinheadsError, match=r"Einsum has hooks.*\n(.*\n)*.*remove"):
+            layer.merge()
+        handle.remove()
+    # Torch's own make a weight, which is there.
+    torch.nn.utils.prune.random_unstructured(layer, "weight_1", 0.5)
+    x = torch.randn(3, 7)
+    torch.testing.assert_close(layer.merge()(x), layer(x))
+
+
+def test_a_weight_that_is_gone() -> None:
+    """It is named."""
+    layer = einheads.Einsum("b i, r i, o r -> b o", i=7, r=2, o=11)
+    layer.weight_1 = None
+    message = r"^weight_1 is None, not a tensor; write: layer.weight_1 = nn.Parameter"
+    with pytest.raises(TypeError, match=message):
         layer.merge()

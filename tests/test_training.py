@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import einheads
 from cases import BY_NAME, Case, as_numpy, assert_agrees
@@ -342,6 +343,46 @@ class TestStepsAside:
         assert result.dtype == torch.bfloat16
         assert not is_planned(result)
 
+    @pytest.mark.parametrize("device", ["cpu", "cuda"])
+    def test_autocast_around_the_backward_alone(self, device: str) -> None:
+        """The backward runs without it, as the forward did; torch would mix dtypes otherwise."""
+        pattern = "c a d, c b a e -> b d c e"
+        x = torch.randn(7, 11, 3, requires_grad=True)
+        weight = torch.randn(7, 2, 11, 5, requires_grad=True)
+        result = einheads.einsum(pattern, x, weight)
+        assert is_planned(result)
+        gradient = torch.randn_like(result)
+        arguments = result, [x, weight], gradient
+        expected = torch.autograd.grad(*arguments, retain_graph=True)
+        seen: list[bool] = []
+        result.grad_fn.register_hook(lambda *_: seen.append(torch.is_autocast_enabled(device)))  # type: ignore[union-attr]
+        # CUDA's may be on although there is no GPU.
+        torch.set_autocast_enabled(device, True)
+        try:
+            found = torch.autograd.grad(*arguments, retain_graph=True)
+            again = torch.autograd.grad(*arguments, create_graph=True)
+        finally:
+            torch.set_autocast_enabled(device, False)
+        assert seen == [True, True]
+        for one, other, third in zip(found, again, expected, strict=True):
+            assert one.dtype == other.dtype == torch.float32
+            assert torch.equal(one, third)
+            assert torch.allclose(other, third, atol=1e-5)
+
+    @pytest.mark.parametrize("calls", [0, 3])
+    def test_who_traces_before_autograd(self, calls: int) -> None:
+        """`make_fx` with `pre_dispatch` notes down the operations, not their result."""
+        operands = leaf(3, 5), leaf(5, 2), leaf(2, 7)
+
+        def call(*tensors: Tensor) -> Tensor:
+            return einheads.einsum(LOW_RANK, *tensors)
+
+        for _ in range(calls):
+            assert is_planned(call(*operands))
+        graph = make_fx(call, pre_dispatch=True)(*operands)
+        others = leaf(3, 5), leaf(5, 2), leaf(2, 7)
+        assert torch.allclose(graph(*others), call(*others))
+
     def test_forward_mode(self) -> None:
         """Dual numbers pass through the operations."""
         x, weight = leaf(3, 5), leaf(5, 7)
@@ -464,6 +505,36 @@ class TestCost:
         operands = leaf(7, 11), leaf(11, 2), leaf(2, 13)
         found = kept(lambda: einheads.einsum(LOW_RANK, *operands))
         assert [tuple(one.shape) for one in found] == [(7, 11), (11, 2), (2, 13), (7, 2)]
+
+    @pytest.mark.parametrize(
+        ("pattern", "shapes", "needs"),
+        [
+            # With the first weight frozen, the input is read by nobody.
+            (LOW_RANK, [(97, 31), (31, 2), (2, 13)], "001"),
+            (LOW_RANK, [(97, 31), (31, 2), (2, 13)], "101"),
+            # Autograd sums `t` before it keeps anything.
+            ("b t h i, h o i -> b h o", [(3, 17, 2, 5), (2, 7, 5)], "11"),
+        ],
+    )
+    def test_no_more_is_kept_than_autograd_keeps(
+        self, pattern: str, shapes: list[tuple[int, ...]], needs: str
+    ) -> None:
+        """What only a second derivative would read is not kept, unless it is small beside it."""
+        operands = [
+            torch.randn(shape).requires_grad_(need == "1")
+            for shape, need in zip(shapes, needs, strict=True)
+        ]
+        letters = pattern.replace(" ", "")
+
+        def held(call: Any) -> int:
+            storages = [one.untyped_storage() for one in kept(call)]
+            return sum({one.data_ptr(): one.nbytes() for one in storages}.values())
+
+        own = held(lambda: torch.einsum(letters, *operands))
+        assert held(lambda: einheads.einsum(pattern, *operands)) <= 2 * own
+        # A first layer keeps its first weight for second derivatives: it is there in any case.
+        operands = [torch.randn(97, 31), leaf(31, 2).float(), leaf(2, 13).float()]
+        assert is_planned(einheads.einsum(LOW_RANK, *operands))
 
     def test_inner_gradients_are_let_go(self) -> None:
         """Whoever reads a gradient last is the last to hold it, so a chain holds one at a time."""

@@ -4,6 +4,7 @@ The clock is never asked here: a test says which candidate is the fastest.
 """
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from functorch.compile import make_boxed_func
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import einheads
 from cases import case
@@ -312,7 +314,7 @@ def test_a_failing_call_leaves_nothing_behind() -> None:
 
     with pytest.raises(ZeroDivisionError):
         einheads.tune(broken)
-    assert cache.recorder is None
+    assert cache.recorders == []
 
 
 @pytest.mark.parametrize(
@@ -447,6 +449,86 @@ class TestFiles:
         (choice,) = cache.choices.values()
         assert choice.ways is not None
         assert not fits(plan(prepared.bound), choice.ways, prepared.traits)
+
+    def test_a_sum_in_turns_over_nothing(self, tmp_path: Path) -> None:
+        """There is no axis to take turns along."""
+        path = tmp_path / "tuned.json"
+        x, scalar = torch.randn(2), torch.randn(())
+        einheads.tune("a, ->", x, scalar, progress=False)
+        einheads.save_tuned(path)
+        document = json.loads(path.read_text())
+        way = {"kind": "Elementwise", "order": [], "contract": [], "each": True}
+        document["choices"][0]["turns"] = [way]
+        path.write_text(json.dumps(document))
+        einheads.cache_clear()
+        assert einheads.load_tuned(path) == 1
+        assert torch.allclose(einheads.einsum("a, ->", x, scalar), x.sum() * scalar)
+
+
+class TestAtOnce:
+    """Several threads tune, and keep what is found."""
+
+    def test_one_does_not_end_the_other(self) -> None:
+        """Each sees its own calls, whichever is done first."""
+        begun, ended = threading.Event(), threading.Event()
+        found = []
+
+        def slow() -> Tensor:
+            begun.set()
+            ended.wait(10)
+            return einheads.einsum("b i, o i -> b o", torch.randn(4, 5), torch.randn(6, 5))
+
+        thread = threading.Thread(target=lambda: found.append(einheads.tune(slow, progress=False)))
+        thread.start()
+        begun.wait(10)
+        einheads.tune("i o, b i -> b o", torch.randn(3, 2), torch.randn(5, 3), progress=False)
+        ended.set()
+        thread.join()
+        assert "b i, o i -> b o" in [row.title for row in found[0].rows]
+        assert cache.recorders == []
+
+    def test_choices_are_kept_while_others_are_found(self, tmp_path: Path) -> None:
+        """A file is written from a copy of them."""
+        path = tmp_path / "tuned.json"
+        einheads.tune("b i, o i -> b o", torch.randn(4, 5), torch.randn(6, 5), progress=False)
+
+        class Growing(dict[str, Choice]):
+            """Another thread may add a choice only where the lock is free."""
+
+            def items(self) -> Any:
+                others: list[bool] = []
+                thread = threading.Thread(
+                    target=lambda: others.append(cache.lock.acquire(blocking=False))
+                )
+                thread.start()
+                thread.join()
+                assert others == [False]
+                return super().items()
+
+        before = cache.choices
+        cache.choices = Growing(before)
+        try:
+            assert einheads.save_tuned(path) == 1
+        finally:
+            cache.choices = before
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_the_default_device_is_not_asked(device: str) -> None:
+    """Operands are made where those of the call are."""
+    x, weight = torch.randn(3, 4), torch.randn(5, 4)
+    with torch.device(device):
+        found = einheads.tune("b i, o i -> b o", x, weight, progress=False)
+    assert len(found.rows) == 1
+
+
+def test_nothing_is_timed_where_nothing_is_computed() -> None:
+    """What takes the place of the operations says nothing of their time."""
+    with FakeTensorMode() as mode:
+        x, weight = (mode.from_tensor(torch.randn(3, 4)) for _ in range(2))
+        with pytest.raises(einheads.EinheadsError, match=r"nothing can be timed\n.*outside of it"):
+            einheads.tune("b i, o i -> b o", x, weight, progress=False)
+    assert cache.choices == {}
 
 
 def test_choices_outlive_programs(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -325,12 +325,20 @@ def _shape_of(number: int, operand: Any) -> Shape:
 
 
 def _check_dense(number: int, operand: Any) -> None:
-    """Refuse what `einsum` refuses: tensors that do not lie in memory by strides."""
+    """Refuse what `einsum` refuses: what is no dense tensor of numbers that can be summed."""
+    if hasattr(operand, "materialize"):
+        raise TypeError(f"operand {number} is not initialized; write: .materialize(...)")
     if getattr(operand, "is_nested", False):
         raise TypeError(f"operand {number} is a nested tensor; write: .to_padded_tensor(0.0)")
     stored = str(getattr(operand, "layout", ""))
     if stored.startswith("torch.") and stored != "torch.strided":
         raise TypeError(f"operand {number} is not dense ({stored}); write: .to_dense()")
+    if getattr(operand, "is_quantized", False):
+        raise TypeError(f"operand {number} is quantized; write: .dequantize()")
+    if str(getattr(operand, "dtype", "")).rpartition(".")[2] == "bool":
+        raise TypeError(
+            f"operand {number} is boolean, and has no sum of products; write: a float tensor"
+        )
 
 
 def strides_of(operands: Sequence[Any]) -> list[Shape | None]:

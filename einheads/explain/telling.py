@@ -167,7 +167,7 @@ def _roles(story: Explanation) -> list[str]:
 
 def _steps(story: Explanation) -> list[str]:
     if not story.steps:
-        return ["Steps", "  none: the result is the operand itself"]
+        return ["Steps", "  none: the result is a view of the operand"]
     rows = [
         (
             step.makes,

@@ -8,10 +8,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from einheads.errors import EinheadsError, PatternError
+from einheads.errors import kind as kind_of
 from einheads.functional import einsum
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from .base import Einsum
+
+
+def _hooks(layer: Einsum) -> Iterator[Callable[..., Any]]:
+    """What runs before and after the forward of a layer."""
+    yield from layer._forward_pre_hooks.values()  # noqa: SLF001
+    yield from layer._forward_hooks.values()  # noqa: SLF001
+
+
+def _of_torch(hook: Callable[..., Any]) -> bool:
+    """Whether a hook only makes a weight, as torch's own for pruning and weight norm do."""
+    return type(hook).__module__.startswith("torch.nn.utils.")
 
 
 def merged(layer: Einsum, kind: type[Einsum]) -> Einsum:
@@ -39,6 +53,12 @@ def merged(layer: Einsum, kind: type[Einsum]) -> Einsum:
             pattern.text,
             notes=["write: the layer itself, as it is"],
         )
+    if any(not _of_torch(hook) for hook in _hooks(layer)):
+        raise EinheadsError(
+            f"{type(layer).__name__} has hooks, which no weight alone can replace",
+            pattern.text,
+            notes=["write: handle.remove() for each of them before, or the layer itself, as it is"],
+        )
     inputs = pattern.operands[: layer.inputs]
     fed = {axis for term in inputs for axis in term.names}
     kept = set(pattern.output.names)
@@ -50,6 +70,11 @@ def merged(layer: Einsum, kind: type[Einsum]) -> Einsum:
     ]
     # A parametrization, such as torch's weight norm, moves a parameter behind an attribute.
     weights: list[torch.Tensor] = [getattr(layer, name) for name in layer.declared.names]
+    for name, one in zip(layer.declared.names, weights, strict=True):
+        if not isinstance(one, torch.Tensor):
+            raise TypeError(
+                f"{name} is {kind_of(one)}, not a tensor; write: layer.{name} = nn.Parameter(...)"
+            )
     sizes = {axis: layer.sizes[axis] for axis in every}
     product = ", ".join(str(term) for term in layer.declared.weights)
     device = weights[0].device.type
