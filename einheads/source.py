@@ -211,9 +211,10 @@ class Text(Sizes):
             returned = [variable[number] for number in self.results]
             lines.append(f"return {', '.join(returned)}{',' if len(returned) == 1 else ''}")
         elif not (lines and lines[-1].startswith("return ")):
+            result = variable[self.steps.result]
             # Whoever changes what the result says of itself does not mean the operand.
-            same = variable[self.steps.result]
-            lines.append(f"return {same}.view_as({same})")
+            same = f".view_as({result})" if self.steps.result < count else ""
+            lines.append(f"return {result}{same}")
         body = [f'"""{title}"""', *self.sizes(), *lines]
         return f"def {name}({', '.join(self.parameters())}):\n" + "".join(
             f"    {line}\n" for line in body
