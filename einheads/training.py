@@ -315,7 +315,7 @@ class Schedule:
 
     def shape(self, dims: Dims) -> list[int]:
         """The shape of a value with these dimensions."""
-        return [elements((dim,), self.prepared.bound.sizes) for dim in dims]
+        return [self.size((dim,)) for dim in dims]
 
     def dims(self, value: int) -> Dims:
         """The dimensions of an operand, an inner value or the bias."""

@@ -139,7 +139,7 @@ def tune(
 
     Raises:
         EinheadsError: gradients are to be timed in inference mode, which has none; or a mode of
-            torch, such as `FakeTensorMode`, takes the place of the operations.
+            torch, such as `FakeTensorMode`, stands before the operations.
         TypeError: `what` is neither a pattern nor something to call, or `backward` or `progress` no
             boolean.
     """
@@ -153,7 +153,7 @@ def tune(
         )
     if modes():
         raise EinheadsError(
-            "a mode of torch takes the place of the operations, so that nothing can be timed",
+            "a mode of torch stands before the operations, so that nothing can be timed",
             notes=["write: tune(...) outside of it"],
         )
     if isinstance(what, str):

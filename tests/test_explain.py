@@ -513,7 +513,9 @@ class TestKept:
         story = eh.explain(pattern, *shapes)
         assert tuple(value.name for value in story.kept) == kept
         assert story.bytes_kept == story.to_dict()["bytes_kept"] == size
-        line = f"for gradients, {' and '.join(kept)} is kept beside the operands: {size} bytes"
+        line = (
+            f"for gradients, autograd keeps {' and '.join(kept)} beside the operands: {size} bytes"
+        )
         assert (line in str(story)) == bool(kept)
 
     def test_autograd_keeps_just_that(self) -> None:

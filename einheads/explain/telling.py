@@ -91,12 +91,11 @@ def alone(story: Explanation) -> str:
 
 
 def keeping(story: Explanation) -> str:
-    """What gradients need besides the operands."""
+    """What gradients need besides the operands, unless the backward is planned."""
     if not story.kept:
         return ""
     names = " and ".join(dict.fromkeys(value.name for value in story.kept))
-    verb = "are" if " and " in names else "is"
-    return f"for gradients, {names} {verb} kept beside the operands: {amount(story.bytes_kept)}"
+    return f"for gradients, autograd keeps {names} beside the operands: {amount(story.bytes_kept)}"
 
 
 def assumption(story: Explanation) -> str:
