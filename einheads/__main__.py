@@ -164,6 +164,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    # Torch misses NumPy as soon as it is imported, and nothing here needs it.
+    warnings.filterwarnings("ignore", "Failed to initialize NumPy", UserWarning)
     if options.command == "demo":
         return _demo(options)
     if options.command == "bench":
@@ -187,8 +189,6 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    # Torch misses NumPy as soon as it is imported, and nothing here needs it.
-    warnings.filterwarnings("ignore", "Failed to initialize NumPy", UserWarning)
     try:
         from . import demo
     except ModuleNotFoundError as error:
