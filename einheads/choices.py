@@ -85,8 +85,6 @@ def problem(
 def _layout(layout: Layout) -> str:
     joins = ", ".join(sorted(" ".join(pair) for pair in layout.joins))
     text = f"{' '.join(layout.order)} | {joins} | {layout.unit or ''}"
-    if layout.crowded:
-        text += f" | crowded {', '.join(sorted(' '.join(pair) for pair in layout.crowded))}"
     return f"{text} | {' '.join(sorted(layout.expanded))}" if layout.expanded else text
 
 

@@ -22,15 +22,12 @@ class Layout(NamedTuple):
         joins: pairs of axes `(a, b)` where one step along `a` is as long as all of `b`.
         unit: the axis with stride one, if there is one.
         expanded: axes with stride zero.
-        crowded: pairs of axes `(a, b)` where one step along `a` is shorter than all of `b`, as in
-            windows that overlap.
     """
 
     order: Dim
     joins: frozenset[tuple[str, str]]
     unit: str | None
     expanded: frozenset[str] = frozenset()
-    crowded: frozenset[tuple[str, str]] = frozenset()
 
     def folds(self, dim: Dim) -> bool:
         """Whether these axes, in this order, fold into one dimension as a view.
@@ -55,9 +52,8 @@ def contiguous(dims: Dims, sizes: Mapping[str, int]) -> Layout:
     """The layout of a freshly made value with these dimensions.
 
     Example:
-        >>> rows = contiguous((("h",), ("b", "w")), {"h": 4, "b": 1, "w": 10})
-        >>> rows.order, rows.joins, rows.unit
-        (('h', 'w'), frozenset({('h', 'w')}), 'w')
+        >>> contiguous((("h",), ("b", "w")), {"h": 4, "b": 1, "w": 10})
+        Layout(order=('h', 'w'), joins=frozenset({('h', 'w')}), unit='w', expanded=frozenset())
     """
     order = tuple([name for dim in dims for name in dim if sizes[name] != 1])
     return Layout(order, frozenset(itertools.pairwise(order)), order[-1] if order else None)
@@ -97,13 +93,7 @@ def layout(dims: Dims, strides: Sequence[int], sizes: Mapping[str, int]) -> Layo
     }
     unit = next((name for name in reversed(order) if steps[name] == 1), None)
     expanded = frozenset(name for name in order if steps[name] == 0)
-    crowded = {
-        (first, second)
-        for first in order
-        for second in order
-        if first != second and steps[second] <= steps[first] < steps[second] * sizes[second]
-    }
-    return Layout(order, frozenset(joins), unit, expanded, frozenset(crowded))
+    return Layout(order, frozenset(joins), unit, expanded)
 
 
 def combined(dims: Dims, left: Layout, right: Layout, sizes: Mapping[str, int]) -> Layout:
@@ -139,28 +129,13 @@ def combined(dims: Dims, left: Layout, right: Layout, sizes: Mapping[str, int]) 
 
 
 def near(layout: Layout, fold: Dim, contract: Dim) -> bool | None:
-    """Whether the summed axes of a matrix lie innermost; None if neither they nor the others do.
-
-    None also if a row of the matrix begins inside of the one before, or is the same: that is no
-    matrix to BLAS.
-    """
+    """Whether the summed axes of a matrix lie innermost; None if neither they nor the others do."""
     inner, other = _last(contract, layout.order), _last(fold, layout.order)
     if inner is None:
         return other is None or other == layout.unit or None
     if inner == layout.unit:
-        return _apart(layout, other, contract) or None
-    if other is not None and other == layout.unit and _apart(layout, inner, fold):
-        return False
-    return None
-
-
-def _apart(layout: Layout, outer: str | None, inner: Dim) -> bool:
-    """Whether one step along an axis leaves all of the others behind."""
-    if outer is None or not (layout.expanded or layout.crowded):
         return True
-    return outer not in layout.expanded and all(
-        (outer, name) not in layout.crowded for name in inner
-    )
+    return False if other is not None and other == layout.unit else None
 
 
 def runs(layout: Layout, axes: Dim) -> bool:

@@ -13,7 +13,6 @@ from torch.nn import functional
 
 import einheads as eh
 from cases import BY_NAME, CASES, Case, as_numpy
-from checks import operations
 from einheads.explain import explain_declared
 from einheads.explain.standalone import source_declared
 from einheads.explain.story import Effect, Explanation, Matrices
@@ -152,25 +151,6 @@ def test_story_names_what_is_odd() -> None:
     assert "  y  linear x, weight, bias over i  b o  (2, 4)  new, 32 bytes\n" in story
     story = str(explain_declared("b h, h -> b h", None, {}, bias="b"))
     assert "  y     add bias         b h  (2, 3)  new, 24 bytes\n" in story
-
-
-@pytest.mark.parametrize(
-    ("pattern", "x", "weight"),
-    [
-        ("b a, c a -> b c", torch.randn(1, 31).expand(17, 31), torch.randn(13, 31)),
-        ("t k, k -> t", torch.randn(97).unfold(0, 13, 1), torch.randn(13)),
-        ("h t k, h k c -> h t c", torch.randn(3, 97).unfold(1, 13, 5), torch.randn(3, 13, 5)),
-        ("h t k, h k c -> h t c", torch.randn(3, 97).unfold(1, 13, 13), torch.randn(3, 13, 5)),
-    ],
-    ids=["expanded", "windows", "windows of heads", "apart"],
-)
-def test_what_is_no_matrix_is_copied_in_sight(
-    pattern: str, x: torch.Tensor, weight: torch.Tensor
-) -> None:
-    """Rows that overlap are copied by BLAS, unless the steps do: then they say so."""
-    story = eh.explain(pattern, x, weight)
-    names = operations(lambda: eh.einsum(pattern, x, weight))
-    assert names.count("aten::copy_") == sum(one.effect is Effect.COPY for one in story.steps)
 
 
 def test_story_of_nothing_to_do() -> None:

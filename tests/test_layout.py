@@ -5,8 +5,7 @@ import itertools
 import pytest
 import torch
 
-from checks import operations
-from einheads.layout import combined, contiguous, layout, near
+from einheads.layout import combined, contiguous, layout
 
 SIZES = {"a": 2, "b": 3, "c": 5, "d": 1}
 
@@ -38,37 +37,6 @@ def test_an_expanded_axis_joins_only_expanded_ones() -> None:
     known = layout((("a",), ("b",), ("c",)), value.stride(), SIZES)
     assert known.folds(("a", "b"))
     assert not known.folds(("b", "c"))
-
-
-WINDOWS = torch.zeros(40)
-
-
-@pytest.mark.parametrize(
-    ("value", "matrix"),
-    [
-        (torch.zeros(5, 7), True),
-        (torch.zeros(7, 5).T, True),
-        (torch.zeros(5, 9)[:, :7], True),
-        (torch.zeros(7).expand(5, 7), False),
-        (torch.zeros(5, 1).expand(5, 7), False),
-        (WINDOWS.unfold(0, 7, 1)[:5], False),
-        (WINDOWS.unfold(0, 7, 6)[:5], False),
-        (WINDOWS.unfold(0, 7, 7)[:5], True),
-        (WINDOWS.unfold(0, 7, 1)[:5].T.contiguous().T, True),
-        (WINDOWS.as_strided((5, 7), (1, 4)), False),
-        (WINDOWS.as_strided((5, 7), (1, 5)), True),
-    ],
-)
-def test_what_is_a_matrix_to_blas(value: torch.Tensor, *, matrix: bool) -> None:
-    """Its rows or columns lie densely, and apart; torch copies all others before it multiplies."""
-    shape = tuple(value.shape)
-    sizes = dict(zip("ab", shape, strict=True))
-    known = layout((("a",), ("b",)), value.stride(), sizes)
-    assert (near(known, ("a",), ("b",)) is not None) == matrix
-    assert (near(known, ("b",), ("a",)) is not None) == matrix
-    other = torch.zeros(shape[1], 3)
-    names = operations(lambda: torch.mm(value, other))
-    assert ("aten::clone" not in names) == matrix
 
 
 def test_a_composite_is_joined_inside() -> None:

@@ -507,6 +507,20 @@ class TestCost:
         assert [tuple(one.shape) for one in found] == [(7, 11), (11, 2), (2, 13), (7, 2)]
 
     @pytest.mark.parametrize(
+        "rows", [torch.randn(97).unfold(0, 13, 1), torch.randn(13).expand(85, 13)]
+    )
+    @pytest.mark.parametrize("planned", [False, True], ids=["by autograd", "planned"])
+    def test_windows_are_not_kept_one_by_one(
+        self, rows: Tensor, monkeypatch: pytest.MonkeyPatch, *, planned: bool
+    ) -> None:
+        """BLAS copies rows that overlap, inside of the product; the operand is what is kept."""
+        monkeypatch.setattr(training, "pays", lambda _: planned)
+        weight = torch.randn(13, 5, requires_grad=True)
+        found = kept(lambda: einheads.einsum("t k, k c -> t c", rows, weight))
+        storages = {one.untyped_storage().data_ptr() for one in found}
+        assert storages <= {one.untyped_storage().data_ptr() for one in (rows, weight)}
+
+    @pytest.mark.parametrize(
         ("pattern", "shapes", "needs"),
         [
             # With the first weight frozen, the input is read by nobody.

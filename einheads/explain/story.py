@@ -218,7 +218,11 @@ class Explanation:
 
     @property
     def bytes_copied(self) -> int:
-        """What is moved only to lie in another order."""
+        """What the steps move only to lie in another order.
+
+        Not what BLAS copies of operands that are no matrices to it, since their rows overlap or are
+        the same: windows of `unfold`, expanded rows.
+        """
         return sum(step.bytes for step in self.steps if step.effect is Effect.COPY)
 
     @property
