@@ -125,9 +125,10 @@ AVX512 = Rates(
 # 48, which take 0.89 of the time with one thread and 0.88 with two.
 # On an EPYC of the fifth generation, whose memory is twice as fast again, the choice takes 1.072
 # times as long as the fastest one with one thread, on 1,700 contractions, and 1.074 with two, on
-# 400. Rates fitted to three quarters of them choose 2% better with one thread on the last quarter,
-# no better with two, and 2% worse in the suite of random contractions; copies, or what leaves the
-# caches, at 0.6 or 0.7 of their rates change nothing.
+# 400. Rates fitted to three quarters of them and of 700 like those of the suite choose 2% better
+# with one thread on the last quarter, no better with two, and lose 2% in those random contractions
+# of the suite that they change. With copies, or what leaves the caches, at 0.6 or 0.7 of their
+# rates, choices are no more than 0.7% better with one thread, and no better in the other two.
 AVX2 = Rates(
     view=2110.0,
     copy_call=5000.0,

@@ -98,8 +98,7 @@ def held(plan: Plan, pulled: Sequence[Pull]) -> int:
         32
     """
     count = len(plan.operands)
-    values = (*plan.operands, *(step.result for step in plan.contractions))
-    size = [math.prod(plan.sizes[axis] for axis in axes) for axes in values]
+    size = [math.prod(plan.sizes[axis] for axis in axes) for axes in plan.values]
 
     def making(value: int) -> int:
         step = plan.contractions[value - count]

@@ -66,6 +66,11 @@ class Plan:
     naive: int
     sizes: Mapping[str, int]
 
+    @property
+    def values(self) -> tuple[Dim, ...]:
+        """The axes of each value: the operands, then the result of each contraction."""
+        return (*self.operands, *(step.result for step in self.contractions))
+
 
 # Up to so many operands, orders that are the best in another respect are looked for as well.
 _FEW = 8

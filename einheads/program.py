@@ -12,6 +12,7 @@ import linecache
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -257,6 +258,18 @@ def cache_clear() -> None:
 
 # The public question names a device and takes twice as long; this is asked at every call.
 autocasts: Callable[[], bool] = torch._C._is_any_autocast_enabled  # noqa: SLF001
+
+
+def uncast(device: str) -> AbstractContextManager[object]:
+    """A context in which autocast leaves the numbers of a device type as they are.
+
+    Args:
+        device: such as "cpu" or "cuda"; some, such as "meta", have no autocast.
+    """
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    found: AbstractContextManager[object] = torch.autocast(device, enabled=False)
+    return found
 
 
 class Prepared(NamedTuple):

@@ -16,14 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.amp import is_autocast_available
 
 from .compiled import Program
 from .gradients import BIAS, Pull, held, plannable, pulled, pulls, read, remade, spelled
 from .layout import Layout, contiguous
 from .operands import Declaration, input_names, layout_of, unfollowed
 from .price import layouts_of, price
-from .program import Lowered, Prepared, Request, autocasts, cache, lowered
+from .program import Lowered, Prepared, Request, autocasts, cache, lowered, uncast
 from .rates import Rates, rates_for
 from .sizes import Dims
 from .steps import elements
@@ -181,8 +180,7 @@ class Schedule:
         Autograd keeps these alone. What is more are operands that only second derivatives read,
         and those whose lonely axes autograd sums before it keeps them.
         """
-        plan = self.prepared.lowered.plan
-        values = (*plan.operands, *(step.result for step in plan.contractions))
+        values = self.prepared.lowered.plan.values
         needed = sum(self.size((values[value],)) for value in read(self.pulls))
         inner = sum(self.size((values[value],)) for value in self.inner)
         return inner + sum(self.size(self.dims(number)) for number in self.kept) <= 2 * needed
@@ -245,11 +243,6 @@ class Schedule:
 
     def backward(self, gradient: Tensor, kept: Sequence[Tensor]) -> list[Tensor | None]:
         """The gradients of all tensors, None for those that need none."""
-        device = gradient.device.type
-        if autocasts() and is_autocast_available(device) and torch.is_autocast_enabled(device):
-            # The forward ran without it, or nothing would have been planned; so does the backward.
-            with torch.autocast(device, enabled=False):
-                return self.backward(gradient, kept)
         if _is_batched(gradient):
             return self.by_autograd(gradient, kept)
         values = dict(zip(self.kept, kept, strict=False))
@@ -385,6 +378,10 @@ class _Contract(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
         if gradient is None:
             return (None,) * (1 + len(ctx.schedule.needs))
+        if autocasts():
+            # The forward ran without it, or nothing would have been planned; so does the backward.
+            with uncast(gradient.device.type):
+                return (None, *ctx.schedule.backward(gradient, ctx.saved_tensors))
         return (None, *ctx.schedule.backward(gradient, ctx.saved_tensors))
 
 

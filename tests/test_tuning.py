@@ -519,6 +519,9 @@ def test_the_default_device_is_not_asked(device: str) -> None:
     x, weight = torch.randn(3, 4), torch.randn(5, 4)
     with torch.device(device):
         found = einheads.tune("b i, o i -> b o", x, weight, progress=False)
+        for dtype in (torch.float32, torch.int64):
+            drawn = tuning._random((3,), (1,), dtype, torch.device("cpu"))
+            assert drawn.device.type == "cpu"
     assert len(found.rows) == 1
 
 

@@ -75,6 +75,11 @@ class Options:
     largest: int | None = None
     progress: bool = True
 
+    @property
+    def numbers(self) -> torch.dtype:
+        """The dtype itself, once its name is checked."""
+        return _DTYPES[self.dtype]
+
 
 def run(options: Options) -> Iterator[tuple[Result, Limits]]:
     """Run suites, one after the other; each result comes with the limits that it is measured by.
@@ -85,7 +90,8 @@ def run(options: Options) -> Iterator[tuple[Result, Limits]]:
     Raises:
         EinheadsError: there is no such suite, device or dtype, or a size is missing.
     """
-    chosen, dtype = _chosen(options), _checked(options)
+    chosen = _chosen(options)
+    _check(options)
     # Else a large result of one contestant is fresh memory or not by what another one has freed.
     keep_memory()
     for threads in options.threads:
@@ -93,7 +99,7 @@ def run(options: Options) -> Iterator[tuple[Result, Limits]]:
         with with_threads(threads):
             # The largest product is only worth its time where something is compared with it.
             side = None if options.largest is None else 64
-            bound = limits(watch, dtype, side)
+            bound = limits(watch, options.numbers, side)
             for suite in chosen:
                 bar = tqdm(
                     suite.cases,
@@ -102,9 +108,7 @@ def run(options: Options) -> Iterator[tuple[Result, Limits]]:
                     # By default, a bar only on a terminal.
                     disable=None if options.progress else True,
                 )
-                rows = [
-                    _row(suite, case, watch, bound, dtype, search=options.search) for case in bar
-                ]
+                rows = [_row(suite, case, watch, bound, options) for case in bar]
                 # Other processes are not timed by the thread that waits for them.
                 clock = "wall time" if suite.kind == "start" else watch.clock
                 yield Result(suite, threads, clock, rows), bound
@@ -120,7 +124,7 @@ def tell(options: Options, path: Path | None = None) -> Iterator[str]:
     """
     # Mistakes come before anything is printed.
     _chosen(options)
-    _checked(options)
+    _check(options)
     machine = about(options)
     yield from report.about(machine)
     absent = [one.name for one in FORWARD if not one.installed]
@@ -194,11 +198,11 @@ def calibrated(options: Options) -> Iterator[str]:
             "a calibration takes contractions of its own, and no suite or pattern",
             notes=["write: python -m einheads bench --calibrate"],
         )
-    dtype = _checked(options)
+    _check(options)
     yield from report.about(about(options))
     device = torch.device(options.device).type
     watches = [Watch(device, threads, 3, 1e-3) for threads in options.threads]
-    yield from calibrate.tell(watches, dtype, progress=options.progress)
+    yield from calibrate.tell(watches, options.numbers, progress=options.progress)
 
 
 def about(options: Options) -> dict[str, Any]:
@@ -219,14 +223,12 @@ def about(options: Options) -> dict[str, Any]:
     }
 
 
-def _row(
-    suite: Suite, case: Case, watch: Watch, bound: Limits, dtype: torch.dtype, *, search: bool
-) -> Row:
+def _row(suite: Suite, case: Case, watch: Watch, bound: Limits, options: Options) -> Row:
     if suite.kind == "forward":
-        return forward(case, watch, bound, dtype, search=search)
+        return forward(case, watch, bound, options.numbers, search=options.search)
     if suite.kind == "training":
-        return training(case, watch, bound, dtype)
-    return _LOOKS[suite.kind](case, watch, dtype)
+        return training(case, watch, bound, options.numbers)
+    return _LOOKS[suite.kind](case, watch, options.numbers)
 
 
 def _chosen(options: Options) -> list[Suite]:
@@ -281,10 +283,10 @@ def _chosen(options: Options) -> list[Suite]:
     return chosen
 
 
-def _checked(options: Options) -> torch.dtype:
-    """The dtype, where it and the device are there to be timed."""
-    device, dtype = options.device, _DTYPES.get(options.dtype)
-    if dtype is None:
+def _check(options: Options) -> None:
+    """Refuse a dtype or a device that cannot be timed."""
+    device = options.device
+    if options.dtype not in _DTYPES:
         near = nearest(options.dtype, _DTYPES)
         raise EinheadsError(
             f"dtype={options.dtype!r} is none of those that are timed: {', '.join(_DTYPES)}",
@@ -301,4 +303,3 @@ def _checked(options: Options) -> torch.dtype:
             f"device={device!r} cannot be used on this machine",
             notes=["write: a device that torch finds, such as --device cpu"],
         ) from error
-    return dtype

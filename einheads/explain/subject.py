@@ -302,7 +302,7 @@ def shapes_of(operands: Sequence[Any]) -> list[Shape]:
 
 
 def _shape_of(number: int, operand: Any) -> Shape:
-    _check_dense(number, operand)
+    _check_operand(number, operand)
     shape = getattr(operand, "shape", operand)
     example = "write: a tensor, or its shape as a tuple such as (2, 3)"
     if not isinstance(shape, (tuple, list)):
@@ -324,7 +324,7 @@ def _shape_of(number: int, operand: Any) -> Shape:
     return tuple(sizes)
 
 
-def _check_dense(number: int, operand: Any) -> None:
+def _check_operand(number: int, operand: Any) -> None:
     """Refuse what `einsum` refuses: what is no dense tensor of numbers that can be summed."""
     if hasattr(operand, "materialize"):
         raise TypeError(f"operand {number} is not initialized; write: .materialize(...)")
@@ -345,7 +345,7 @@ def strides_of(operands: Sequence[Any]) -> list[Shape | None]:
     """The strides of operands, counted in numbers, where they tell them."""
     strides: list[Shape | None] = []
     for number, operand in enumerate(operands, start=1):
-        _check_dense(number, operand)
+        _check_operand(number, operand)
         if callable(stride := getattr(operand, "stride", None)):
             strides.append(tuple(stride()))
         elif isinstance(steps := getattr(operand, "strides", None), tuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,22 +9,19 @@ import torch
 from einheads.errors import EinheadsError, PatternError
 from einheads.errors import kind as kind_of
 from einheads.functional import einsum
+from einheads.program import uncast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from .base import Einsum
 
 
-def _hooks(layer: Einsum) -> Iterator[Callable[..., Any]]:
-    """What runs before and after the forward of a layer."""
-    yield from layer._forward_pre_hooks.values()  # noqa: SLF001
-    yield from layer._forward_hooks.values()  # noqa: SLF001
+def _hooked(layer: Einsum) -> bool:
+    """Whether more runs around a forward than torch's own hooks, which only make a weight.
 
-
-def _of_torch(hook: Callable[..., Any]) -> bool:
-    """Whether a hook only makes a weight, as torch's own for pruning and weight norm do."""
-    return type(hook).__module__.startswith("torch.nn.utils.")
+    Those are what pruning and the older weight norm leave behind.
+    """
+    hooks = *layer._forward_pre_hooks.values(), *layer._forward_hooks.values()  # noqa: SLF001
+    return not all(type(hook).__module__.startswith("torch.nn.utils.") for hook in hooks)
 
 
 def merged(layer: Einsum, kind: type[Einsum]) -> Einsum:
@@ -53,7 +49,7 @@ def merged(layer: Einsum, kind: type[Einsum]) -> Einsum:
             pattern.text,
             notes=["write: the layer itself, as it is"],
         )
-    if any(not _of_torch(hook) for hook in _hooks(layer)):
+    if _hooked(layer):
         raise EinheadsError(
             f"{type(layer).__name__} has hooks, which no weight alone can replace",
             pattern.text,
@@ -77,12 +73,8 @@ def merged(layer: Einsum, kind: type[Einsum]) -> Einsum:
             )
     sizes = {axis: layer.sizes[axis] for axis in every}
     product = ", ".join(str(term) for term in layer.declared.weights)
-    device = weights[0].device.type
     # Autocast would round the weight for good.
-    exact: AbstractContextManager[object] = nullcontext()
-    if torch.amp.is_autocast_available(device):
-        exact = torch.autocast(device, enabled=False)
-    with torch.no_grad(), exact:
+    with torch.no_grad(), uncast(weights[0].device.type):
         weight = einsum(f"{product} -> {' '.join(axes)}", *weights, **sizes)
         if len(weights) == 1:
             # Else it may be a view of the parameter itself.
