@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 
-from .devices import AVX2, AVX512, CUDA, NUMBERS
+from .devices import AVX2, AVX512, CUDA, NUMBERS, ZEN5
 from .errors import EinheadsError
 from .loops import LOOPS, LoopRates
 from .units import Rates
@@ -20,8 +20,10 @@ from .units import Rates
 _DEVICES = {"cuda": CUDA}
 
 # The kinds of CPU, and the variable of the environment that names one.
-CPUS = {"avx512": AVX512, "avx2": AVX2}
+CPUS = {"avx512": AVX512, "avx2": AVX2, "zen5": ZEN5}
 CPU_VARIABLE = "EINHEADS_CPU"
+# The family of AMD's processors of this generation; a later one is priced like it.
+_ZEN5 = 26
 
 # Of several prices the lowest one is the likeliest to be wrong. What is not below this part of the
 # price of torch's own lowering is no better than that, as far as anybody can tell. With AVX-512,
@@ -30,15 +32,16 @@ CPU_VARIABLE = "EINHEADS_CPU"
 # with two threads). With AVX2 the bare rule makes those of 1,607 lessons in which torch's own is
 # faster by a twentieth a third fewer, 123 for 179, and costs nothing in the mean. That was with
 # 0.9; with 0.92, choices on an EPYC of the fourth generation take 0.997 of the time with one thread
-# and 0.996 with two, and torch's own is as rarely faster. Those of CUDA were never held against a
-# clock.
-_SURE = {"avx512": 0.99, "avx2": 0.92}
+# and 0.996 with two, and torch's own is as rarely faster. On one of the fifth, whose rates are its
+# own, 0.93 to 0.985 are alike. Those of CUDA were never held against a clock.
+_SURE = {"avx512": 0.99, "avx2": 0.92, "zen5": 0.97}
 _SURE_ELSEWHERE = 0.8
 
 # How many times the rates of `loops` and `NUMBERS` are those of a kind, in whose units all prices
 # are. Products of integers on an EPYC of the fourth generation take 0.85 of what they take with
-# AVX-512 (five kinds, 150 shapes each), and float32 0.54 of what the rates of AVX2 say.
-_SLOWER = {"avx512": 1.0, "avx2": 1.6}
+# AVX-512 (five kinds, 150 shapes each), and float32 0.54 of what the rates of AVX2 say;
+# on one of the fifth, they take 0.4 to 0.67 of it (60 shapes each), and float32 what its own say.
+_SLOWER = {"avx512": 1.0, "avx2": 1.6, "zen5": 0.6}
 
 
 def rates_for(device: str, numbers: str = "") -> Rates:
@@ -76,7 +79,7 @@ def sure_for(device: str) -> float:
 
 @lru_cache(maxsize=1)
 def cpu_kind() -> str:
-    """Whose rates this machine's CPU has: "avx512" if BLAS multiplies so there, else "avx2".
+    """Whose rates this machine's CPU has: "avx512" if BLAS multiplies so there, "zen5", or "avx2".
 
     The environment may say otherwise, so that all machines of a cluster choose alike.
 
@@ -119,7 +122,10 @@ def _kind_of(told: Mapping[str, str]) -> str:
     # MKL, torch's BLAS, has kernels with AVX-512 for Intel's own processors; those of AMD are given
     # kernels with AVX2, whatever else they know, and rates are mostly about products. Where nobody
     # tells, there are none, as on most computers.
-    wide = "avx512f" in told.get("flags", "").split() and told.get("vendor_id") == "GenuineIntel"
+    vendor, family = told.get("vendor_id"), told.get("cpu family", "")
+    if vendor == "AuthenticAMD" and family.isdecimal() and int(family) >= _ZEN5:
+        return "zen5"
+    wide = "avx512f" in told.get("flags", "").split() and vendor == "GenuineIntel"
     return "avx512" if wide else "avx2"
 
 

@@ -12,7 +12,7 @@ import torch
 from einheads.bench.suites import random_cases
 from einheads.candidates import Candidate, Traits
 from einheads.costs import Costs
-from einheads.devices import AVX2, AVX512
+from einheads.devices import AVX2, AVX512, ZEN5
 from einheads.functional import einsum
 from einheads.layout import Layout, contiguous, in_order, layout
 from einheads.lower import drafts, lower
@@ -314,7 +314,7 @@ def test_the_dot_product_of_two_vectors_waits_for_nothing() -> None:
         assert found == pytest.approx(AVX512.mm_call + 5000 * each, rel=0.01)
 
 
-@pytest.mark.parametrize("rates", [AVX512, AVX2])
+@pytest.mark.parametrize("rates", [AVX512, AVX2, ZEN5])
 def test_few_dot_products_of_a_stack_wait_for_nothing(rates: Rates) -> None:
     """BLAS makes them as such, if it is told that both operands lie along the sum."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from einheads.candidates import Traits
 from einheads.costs import Costs
-from einheads.devices import AVX2, AVX512
+from einheads.devices import AVX2, AVX512, ZEN5
 from einheads.layout import in_order
 from einheads.loops import LOOPS, LoopRates
 from einheads.lower import lower
@@ -40,6 +40,12 @@ def asked_again() -> Iterator[None]:
         ("vendor_id\t: GenuineIntel\nflags\t\t: fpu avx avx2 fma\n", "avx2"),
         # Which BLAS gives kernels with AVX2, so that it is priced as its older kin.
         ("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2 avx512f avx512dq\n", "avx2"),
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 25\nflags\t\t: fpu avx512f\n", "avx2"),
+        # The first generation that was timed for itself, and those after it.
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 26\nflags\t\t: fpu avx512f\n", "zen5"),
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 27\nflags\t\t: fpu avx512f\n", "zen5"),
+        ("vendor_id\t: GenuineIntel\ncpu family\t: 26\nflags\t\t: fpu avx2\n", "avx2"),
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 1a\nflags\t\t: fpu avx2\n", "avx2"),
         ("flags\t\t: fpu avx2 avx512f avx512dq\n", "avx2"),
         # The first core speaks for all; a word in a name is no instruction.
         ("vendor_id\t: GenuineIntel\nflags\t\t: fpu avx2\nflags\t\t: avx512f\n", "avx2"),
@@ -60,7 +66,7 @@ def test_where_nobody_tells(tmp_path: Path) -> None:
     assert kind_of(processor(tmp_path / "nothing")) == "avx2"
 
 
-@pytest.mark.parametrize(("kind", "rates"), [("avx2", AVX2), ("avx512", AVX512)])
+@pytest.mark.parametrize(("kind", "rates"), [("avx2", AVX2), ("avx512", AVX512), ("zen5", ZEN5)])
 def test_the_environment_tells(kind: str, rates: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the processor is."""
     monkeypatch.setenv("EINHEADS_CPU", kind)
