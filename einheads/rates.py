@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 
+from .calibrated import own_rates
 from .devices import AVX2, AVX512, CUDA, NUMBERS, ZEN5
 from .errors import EinheadsError
 from .loops import LOOPS, LoopRates
@@ -35,7 +36,7 @@ _ZEN5 = 26
 # and 0.996 with two, and torch's own is as rarely faster. On one of the fifth, whose rates are its
 # own, 0.93 to 0.985 are alike. Those of CUDA were never held against a clock.
 _SURE = {"avx512": 0.99, "avx2": 0.92, "zen5": 0.97}
-_SURE_ELSEWHERE = 0.8
+_SURE_ELSEWHERE, _SURE_OWN = 0.8, 0.97
 
 # How many times the rates of `loops` and `NUMBERS` are those of a kind, in whose units all prices
 # are. Products of integers on an EPYC of the fourth generation take 0.85 of what they take with
@@ -56,15 +57,20 @@ def rates_for(device: str, numbers: str = "") -> Rates:
         numbers: such as "int64", which only a CPU multiplies otherwise; floats and their like by
             default.
     """
-    return _DEVICES.get(device) or _of_numbers(cpu_kind(), numbers if device == "cpu" else "")
+    own = own_rates()
+    if device != "cpu" and (device in own or device in _DEVICES):
+        return own.get(device) or _DEVICES[device]
+    return _of_numbers("" if "cpu" in own else cpu_kind(), numbers if device == "cpu" else "")
 
 
 @lru_cache(maxsize=64)
 def _of_numbers(cpu: str, numbers: str) -> Rates:
-    told = {name: rate * _SLOWER[cpu] for name, rate in (NUMBERS | LOOPS).get(numbers, {}).items()}
+    # Without a kind, the rates are somebody's own, in nanoseconds.
+    rates, slower = (CPUS[cpu], _SLOWER[cpu]) if cpu else (own_rates()["cpu"], 1.0)
+    told = {name: rate * slower for name, rate in (NUMBERS | LOOPS).get(numbers, {}).items()}
     if numbers in LOOPS:
-        return LoopRates(**(asdict(CPUS[cpu]) | told))
-    return replace(CPUS[cpu], **told) if told else CPUS[cpu]
+        return LoopRates(**(asdict(rates) | told))
+    return replace(rates, **told) if told else rates
 
 
 def sure_for(device: str) -> float:
@@ -74,6 +80,9 @@ def sure_for(device: str) -> float:
         >>> sure_for("cuda") < sure_for("cpu")
         True
     """
+    own = own_rates()
+    if device in own or (device not in _DEVICES and "cpu" in own):
+        return _SURE_OWN
     return _SURE_ELSEWHERE if device in _DEVICES else _SURE[cpu_kind()]
 
 

@@ -14,6 +14,7 @@ settings.load_profile("einheads")
 # Which steps are chosen depends on the CPU; what the pages print was chosen for this kind. The
 # commands that tests start are told as well.
 os.environ["EINHEADS_CPU"] = "avx512"
+os.environ.pop("EINHEADS_RATES", None)
 
 # Tests multiply small tensors, for which threads would only wait for each other.
 torch.set_num_threads(1)

@@ -565,7 +565,6 @@ def test_suites_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     ("words", "message"),
     [
         (["b i, i -> b", f"b={10**9}", f"i={10**9}"], "there is no memory for operands of"),
-        (["--calibrate", "--json", "x"], "a calibration prints its rates, and keeps no file"),
         (["--suite", "head"], "there is no suite 'head'\n    did you mean 'heads'?\n"),
         (["--suite", "heads", "b i, o i -> b o"], "a pattern stands before all options"),
         (["b i, o i -> b o", "b=2", "--suite", "heads"], "either a pattern is timed, or suites\n"),

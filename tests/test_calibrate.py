@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from einheads.bench import suites
 from einheads.bench.calibrate import RATES, judged, settle, units
 from einheads.bench.lessons import Answer, Lesson, lessons, study
 from einheads.bench.operations import Loops, MatrixProduct, Operation, clocked, operations
-from einheads.devices import AVX512, CUDA
+from einheads.calibrated import read_rates
+from einheads.devices import AVX2, AVX512, CUDA
 from einheads.rates import Rates
 from einheads.stopwatch import Watch
 
@@ -90,6 +92,20 @@ def test_more_threads_are_not_cheaper_on_the_whole() -> None:
     assert mixed.rates.bmm_call > 1.2 * alone.rates.bmm_call
 
 
+def test_a_rate_of_nothing_is_begun_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would stay nothing: of two kinds of CPU, one may have what the other one lacks."""
+    monkeypatch.setattr(calibrate_module, "rates_for", lambda device: AVX2)
+    begun = calibrate_module._begun("cpu")
+    lacking = [name for name in RATES if not getattr(AVX2, name)]
+    assert "tlb_first" in lacking
+    for name in RATES:
+        assert getattr(begun, name) > 0
+        assert name in lacking or getattr(begun, name) == getattr(AVX2, name)
+    # Other devices are unlike any CPU.
+    monkeypatch.setattr(calibrate_module, "rates_for", lambda device: CUDA)
+    assert calibrate_module._begun("cuda") is CUDA
+
+
 def test_units_times_rates_are_the_price() -> None:
     """A price is a sum of units times rates, which is what makes it easy to fit."""
     (answer, *_) = answered(1)
@@ -102,16 +118,20 @@ def test_units_times_rates_are_the_price() -> None:
 
 @pytest.mark.parametrize("threads", [(), ("--threads", "1", "2")])
 def test_calibrate_on_the_command_line(
-    threads: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    threads: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
-    """It prints the rates as Python that `devices.py` can hold, and where they come from."""
+    """It prints the rates as Python that `devices.py` can hold, and keeps them in a file."""
+    path = tmp_path / "rates.json"
     monkeypatch.setattr(calibrate_module, "COUNT", 8)
     monkeypatch.setattr(calibrate_module, "OPERATIONS", 40)
     monkeypatch.setattr(calibrate_module, "_PASSES", 1)
     monkeypatch.setattr(calibrate_module, "operations", small_operations)
     monkeypatch.setattr(calibrate_module, "lessons", lambda count, seed: small_lessons(count))
     before = torch.get_num_threads()
-    assert main(["bench", "--calibrate", *threads]) == 0
+    assert main(["bench", "--calibrate", "--json", str(path), *threads]) == 0
     assert torch.get_num_threads() == before
     out = capsys.readouterr().out
     assert "# counted: cpu time of the thread with threads: 1" in out
@@ -121,6 +141,22 @@ def test_calibrate_on_the_command_line(
     namespace: dict[str, object] = {"Rates": Rates}
     exec(out[out.index("# ") :], namespace)
     assert isinstance(namespace["AVX512"], Rates)
+    found = read_rates(path)["cpu"]
+    assert Rates(**found["rates"]) == namespace["AVX512"]
+    assert found["fit"]["lessons"] == 8
+    assert found["machine"]["versions"]["torch"] == torch.__version__
+    assert f"EINHEADS_RATES={path}" in out
+
+
+def test_a_file_is_looked_at_first(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Minutes of work are not lost to a file that holds something else, or to a missing folder."""
+    path = tmp_path / "found.json"
+    path.write_text('{"results": []}', encoding="utf-8")
+    assert main(["bench", "--calibrate", "--json", str(path)]) == 2
+    assert f"'{path}' holds no rates\n" in capsys.readouterr().err
+    path = tmp_path / "nowhere" / "rates.json"
+    assert main(["bench", "--calibrate", "--json", str(path)]) == 1
+    assert capsys.readouterr().err.startswith(f"cannot write '{path}': No such file")
 
 
 def small_operations(count: int, seed: int) -> Iterator[Operation]:

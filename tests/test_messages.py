@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 
 import einheads
 from einheads import EinheadsError, Einsum, PatternError, SizeError, einsum
+from einheads.calibrated import own_rates
 from einheads.rates import cpu_kind
 
 X = torch.randn(2, 3)  # b i
@@ -83,6 +85,16 @@ def on_a_cpu(told: str) -> None:
         cpu_kind.__wrapped__()
 
 
+def with_rates(name: str, text: str | None = None) -> None:
+    """A process that is told a file of rates, which holds this text or is not there."""
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        if text is not None:
+            Path(name).write_text(text, encoding="utf-8")
+        patch.setenv("EINHEADS_RATES", name)
+        own_rates.__wrapped__()
+
+
 # What the calls in `messages.txt` may use.
 NAMES = {
     "X": X,
@@ -102,6 +114,7 @@ NAMES = {
     "under_autocast": under_autocast,
     "with_bias": with_bias,
     "on_a_cpu": on_a_cpu,
+    "with_rates": with_rates,
 }
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from einheads.rates import Rates, cpu_kind, rates_for
+from einheads.rates import CPUS, Rates, cpu_kind, rates_for
 from einheads.stopwatch import Watch, keep_memory, with_threads
 from einheads.walks import FRESH_BYTES
 
@@ -202,7 +202,7 @@ def calibrate(
     single = [*operations(OPERATIONS, seed)]
     with torch.no_grad(), with_threads(first.threads):
         seconds = clocked(single, first, dtype, _PASSES, progress=progress)
-    start, off = settle(single, seconds, rates_for(first.device), dtype.itemsize)
+    start, off = settle(single, seconds, _begun(first.device), dtype.itemsize)
     bar = tqdm(
         lessons(count, seed),
         desc="calibrate",
@@ -214,6 +214,18 @@ def calibrate(
         # All threads of a lesson in a row, so that a slow hour is none of few threads alone.
         answers = [[_studied(lesson, watch, dtype) for watch in watches] for lesson in bar]
     return judged(answers, start, len(single), off)
+
+
+def _begun(device: str) -> Rates:
+    """The rates of a device to begin a fit with; a rate of nothing would stay nothing.
+
+    Those of one kind of CPU are begun where those of another one are.
+    """
+    rates = rates_for(device)
+    if device != "cpu":
+        return rates
+    most = {name: max(getattr(kind, name) for kind in CPUS.values()) for name in RATES}
+    return replace(rates, **{name: most[name] for name in RATES if not getattr(rates, name)})
 
 
 def _studied(lesson: Lesson, watch: Watch, dtype: torch.dtype) -> Answer:
@@ -275,17 +287,13 @@ def _mean(ratios: Sequence[float]) -> float:
     return math.exp(math.fsum(map(math.log, ratios)) / len(ratios))
 
 
-def tell(
-    watches: Sequence[Watch], dtype: torch.dtype = torch.float32, *, progress: bool = True
-) -> Iterator[str]:
-    """Calibrate, and give the lines to print: where the rates come from, and the rates.
+def tell(found: Fit, watches: Sequence[Watch]) -> Iterator[str]:
+    """The lines to print: where the rates come from, and the rates.
 
     Args:
-        watches: how time is taken, for each number of threads.
-        dtype: of all numbers.
-        progress: whether to show a progress bar.
+        found: the rates, and what they are worth.
+        watches: how time was taken, for each number of threads.
     """
-    found = calibrate(watches, dtype=dtype, progress=progress)
     clocks = ", ".join(f"{watch.clock} with threads: {watch.threads}" for watch in watches)
     device = watches[0].device
     yield f"# {found.operations:,} timed operations; from there:"

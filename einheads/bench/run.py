@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from einheads import __version__
+from einheads.calibrated import RATES_VARIABLE, keep_rates, read_rates
 from einheads.errors import EinheadsError, count, nearest
 from einheads.given import fix_spaces
 from einheads.pattern import parse
@@ -132,9 +133,7 @@ def tell(options: Options, path: Path | None = None) -> Iterator[str]:
         yield f"left out, as not installed: {', '.join(absent)}"
     document: dict[str, Any] = {"machine": machine, "limits": {}, "results": []}
     if path is not None:
-        # A place where nothing can be written is found before hours of work.
-        with path.open("a", encoding="utf-8"):
-            pass
+        _writable(path)
         found, other = _before(path, machine)
         document = found or document
         if other:
@@ -150,6 +149,12 @@ def tell(options: Options, path: Path | None = None) -> Iterator[str]:
             _keep(path, document)
         yield ""
         yield from report.lines(result)
+
+
+def _writable(path: Path) -> None:
+    """Find a place where nothing can be written before hours of work."""
+    with path.open("a", encoding="utf-8"):
+        pass
 
 
 def _before(path: Path, machine: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
@@ -187,11 +192,12 @@ def _keep(path: Path, document: dict[str, Any]) -> None:
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
-def calibrated(options: Options) -> Iterator[str]:
+def calibrated(options: Options, path: Path | None = None) -> Iterator[str]:
     """Fit the rates of the cost model to this machine, and give them as lines of `devices.py`.
 
     Args:
         options: of which the device, the dtype and the numbers of threads are heeded.
+        path: a file to keep the rates in, from which the environment may have them used.
     """
     if options.suites or options.pattern is not None:
         raise EinheadsError(
@@ -199,10 +205,19 @@ def calibrated(options: Options) -> Iterator[str]:
             notes=["write: python -m einheads bench --calibrate"],
         )
     _check(options)
-    yield from report.about(about(options))
+    machine = about(options)
+    if path is not None:
+        _writable(path)
+        read_rates(path)
+    yield from report.about(machine)
     device = torch.device(options.device).type
     watches = [Watch(device, threads, 3, 1e-3) for threads in options.threads]
-    yield from calibrate.tell(watches, options.numbers, progress=options.progress)
+    found = calibrate.calibrate(watches, dtype=options.numbers, progress=options.progress)
+    yield from calibrate.tell(found, watches)
+    if path is not None:
+        worth = {name: told for name, told in asdict(found).items() if name != "rates"}
+        keep_rates(path, device, found.rates, {"machine": machine, "fit": worth})
+        yield f"# kept in '{path}'; with {RATES_VARIABLE}={path} in the environment they are used"
 
 
 def about(options: Options) -> dict[str, Any]:
