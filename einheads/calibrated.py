@@ -6,7 +6,6 @@ A file is JSON that a person can read, with the machine beside the rates. Nothin
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -20,6 +19,8 @@ from .units import Rates
 # The variable of the environment that names a file.
 RATES_VARIABLE = "EINHEADS_RATES"
 _FORMAT = 1
+# Eleven days.
+_MOST = 1e15
 
 
 @lru_cache(maxsize=1)
@@ -32,8 +33,11 @@ def own_rates() -> Mapping[str, Rates]:
     told = os.environ.get(RATES_VARIABLE)
     if not told:
         return {}
+    path = Path(told)
     try:
-        found = read_rates(Path(told))
+        found = read_rates(path)
+        if not found:  # such as one that an interrupted calibration left
+            raise _refused(path, "holds no rates")
     except EinheadsError as error:
         notes = [f"{RATES_VARIABLE} in the environment names this file", *error.notes]
         raise EinheadsError(error.sentence, notes=notes) from error
@@ -101,7 +105,7 @@ def _check(device: str, rates: Mapping[str, object]) -> None:
     for name, rate in rates.items():
         if name not in names:
             raise ValueError(f"'{name}' of '{device}' is no kind of work that this version knows")
-        if type(rate) not in (int, float) or not 0 <= rate < math.inf:  # type: ignore[operator]
+        if type(rate) not in (int, float) or not 0 <= rate < _MOST:  # type: ignore[operator]
             raise ValueError(f"'{name}' of '{device}' is no number of nanoseconds: {rate!r}")
 
 

@@ -48,11 +48,12 @@ def test_rates_of_a_cpu(kept: Path) -> None:
     assert sure_for("cpu") == sure_for("mps") > sure_for("cuda")
 
 
-def test_rates_of_a_gpu(kept: Path) -> None:
+def test_rates_of_a_gpu(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They say nothing of the CPU, and are as trustworthy as others that were timed."""
     timed = replace(CUDA, multiply_add=0.1)
-    kept.touch()
-    before = sure_for("cuda")
+    with monkeypatch.context() as patch:
+        patch.delenv("EINHEADS_RATES")
+        before = sure_for("cuda")
     own_rates.cache_clear()
     keep_rates(kept, "cuda", timed, {})
     assert rates_for("cuda") == rates_for("cuda", "int8") == timed
@@ -127,6 +128,7 @@ def damaged(change: Callable[[dict[str, Any]], object]) -> str:
         (damaged(lambda rates: rates.update(cold=[])), "no number of nanoseconds: []"),
         (damaged(lambda rates: rates.update(cold=float("nan"))), "no number of nanoseconds: nan"),
         (damaged(lambda rates: rates.update(cold=float("inf"))), "no number of nanoseconds: inf"),
+        (damaged(lambda rates: rates.update(cold=10**400)), "no number of nanoseconds: 1000"),
         (f'{{"format": 1, "devices": {{"cpu": {{"rates": [{"1, " * 80}1]}}}}}}', "is missing"),
         ('{"format": 1, "devices": {"cpu": {}}}', "holds no rates"),
         ('{"format": 1, "devices": {"cpu": 1}}', "holds no rates"),
@@ -145,6 +147,16 @@ def test_a_damaged_file_is_refused(text: str, why: str, kept: Path) -> None:
     with pytest.raises(EinheadsError, match="holds no rates"):
         keep_rates(kept, "cpu", OWN, {})
     assert kept.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize("text", ["", '{"format": 1, "devices": {}}'])
+def test_a_file_for_no_device_is_refused(text: str, kept: Path) -> None:
+    """Whoever names it believes that it does something; but rates may be put into it."""
+    kept.write_text(text, encoding="utf-8")
+    with pytest.raises(EinheadsError, match="holds no rates"):
+        rates_for("cpu")
+    keep_rates(kept, "cpu", OWN, {})
+    assert rates_for("cpu") == OWN
 
 
 def test_what_is_no_text_is_refused(kept: Path) -> None:
