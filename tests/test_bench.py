@@ -476,6 +476,28 @@ def test_suites_are_measured_again_one_by_one(tmp_path: Path) -> None:
         assert [one["suite"] for one in json.loads(path.read_text())["results"]] == ["overhead"]
 
 
+def test_other_prices_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They choose other lowerings, so that a file does not mix results by both."""
+    path = tmp_path / "found.json"
+    words = ["bench", "--rounds", "1", "--no-search", "--json", str(path), "--suite"]
+    main([*words, "copies"])
+    assert "  prices: EINHEADS_CPU=avx512\n" in capsys.readouterr().out
+    # What this process chooses by is known to it already; the file is told all the same.
+    monkeypatch.delenv("EINHEADS_CPU")
+    main([*words, "overhead"])
+    out = capsys.readouterr().out
+    assert f"'{path}' holds results of other prices: it is begun anew" in out
+    assert "prices:" not in out.replace("other prices:", "")
+    kept = json.loads(path.read_text())
+    assert "prices" not in kept["machine"]
+    assert [one["suite"] for one in kept["results"]] == ["overhead"]
+    monkeypatch.setenv("EINHEADS_CPU", "avx512")
+    main([*words, "copies"])
+    assert "of other prices: it is begun anew" in capsys.readouterr().out
+
+
 def test_a_composite_pattern_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
     """Which no other contestant reads: einheads alone, beside its limit."""
     words = ["b (h i), h i o -> b h o", "b=2", "h=2", "i=3", "o=4", "--rounds", "1"]

@@ -97,6 +97,8 @@ def about(machine: Mapping[str, Any]) -> Iterator[str]:
     yield f"{machine['processor']}, {machine['system']}"
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     yield f"  {versions}"
+    if "prices" in machine:
+        yield f"  prices: {machine['prices']}"
 
 
 def limits(threads: int, table: Mapping[str, Any]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ from einheads.calibrated import RATES_VARIABLE, keep_rates, read_rates
 from einheads.errors import EinheadsError, count, nearest
 from einheads.given import fix_spaces
 from einheads.pattern import parse
+from einheads.rates import CPU_VARIABLE
 from einheads.stopwatch import Limits, Watch, keep_memory, limits, with_threads
 from einheads.tuned import device_name
 
@@ -43,6 +45,7 @@ _LOOKS = {
 }
 # What the suite of a user's pattern is called.
 OWN = "pattern"
+_PRICES = (CPU_VARIABLE, RATES_VARIABLE)
 _PACKAGES = ("torch", "einops", "einx", "opt_einsum", "cotengra")
 
 
@@ -161,8 +164,9 @@ def _before(path: Path, machine: dict[str, Any]) -> tuple[dict[str, Any] | None,
     """What a file holds that was measured in the same way, and else how others were measured."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        told = found["machine"]
-        other = [name for name in machine if told[name] != machine[name]]
+        # Most runs say nothing of prices.
+        here, there = ({"prices": None} | told for told in (machine, found["machine"]))
+        other = [name for name in here if there[name] != here[name]]
         for result in found["results"]:
             _key(result)  # raises if it is none
         sound = isinstance(found["limits"], dict)
@@ -228,7 +232,7 @@ def about(options: Options) -> dict[str, Any]:
     if torch.device(options.device).type == "cuda":
         processor = f"{torch.cuda.get_device_name(options.device)} beside {processor}"
         versions["cuda"] = str(torch.version.cuda)
-    return {
+    machine = {
         "processor": processor,
         "system": f"{platform.system()} {platform.machine()}",
         "device": options.device,
@@ -236,6 +240,9 @@ def about(options: Options) -> dict[str, Any]:
         "rounds": options.rounds,
         "versions": versions,
     }
+    # Other prices choose other lowerings.
+    told = [f"{name}={os.environ[name]}" for name in _PRICES if os.environ.get(name)]
+    return machine | ({"prices": ", ".join(told)} if told else {})
 
 
 def _row(suite: Suite, case: Case, watch: Watch, bound: Limits, options: Options) -> Row:
