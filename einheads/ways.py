@@ -58,7 +58,8 @@ def ways(
         every: give also those that are hopeless.
         cautious: give what `torch.einsum` does alone, unless another one is clearly cheaper.
     """
-    slack, sure = (math.inf if every else slack), (sure_for(traits.device) if cautious else 1.0)
+    slack = math.inf if every else slack
+    sure = sure_for(traits.device, traits.numbers) if cautious else 1.0
     return _Search(step, (left, right), sizes, traits, output, every, slack, sure).found()
 
 

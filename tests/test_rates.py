@@ -16,7 +16,7 @@ from einheads.loops import LOOPS, LoopRates
 from einheads.lower import lower
 from einheads.pattern import parse
 from einheads.plan import plan
-from einheads.rates import Rates, _of_numbers, cpu_kind, processor, rates_for
+from einheads.rates import Rates, _of_numbers, cpu_kind, processor, rates_for, sure_for
 from einheads.rates import _kind_of as kind_of
 from einheads.sizes import bind
 from einheads.steps import Bmm
@@ -103,6 +103,20 @@ def test_numbers_without_blas_have_rates_of_their_own() -> None:
     assert isinstance(slow, LoopRates)
     assert isinstance(fast, LoopRates)
     assert slow.loop_row / fast.loop_row == pytest.approx(slower)
+
+
+@pytest.mark.parametrize("numbers", [*LOOPS])
+def test_loops_are_trusted_where_they_were_timed(
+    numbers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere, torch's own lowering is kept unless another one is clearly cheaper."""
+    assert sure_for("cpu", numbers) == sure_for("cpu", "int64") == sure_for("cpu")
+    monkeypatch.setenv("EINHEADS_CPU", "zen5")
+    cpu_kind.cache_clear()
+    assert sure_for("cpu", numbers) < sure_for("cpu", "int64") == sure_for("cpu")
+    monkeypatch.setenv("EINHEADS_CPU", "avx2")
+    cpu_kind.cache_clear()
+    assert sure_for("cpu", numbers) == sure_for("cpu")
 
 
 @pytest.mark.parametrize(("numbers", "itemsize"), [("int8", 1), ("int16", 2), ("int32", 4)])
