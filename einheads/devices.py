@@ -205,7 +205,7 @@ AVX2 = Rates(
 # began where those of AVX-512 are, since a rate of nothing stays nothing. Three were then set by
 # hand: `few_rows` to nearly twice what was found, since with two threads more of it is better;
 # `cold_multiply` to nearly what products of 2 to 8 MiB show, and `fresh` to a third of what pages
-# of fresh memory take, of which the lessons have few. On the last quarter the choice takes 1.068
+# of fresh memory take, of which the lessons have few. On the last quarter the choice takes 1.069
 # times as long as the fastest lowering with one thread, 1.085 with two; with the rates of AVX2
 # 1.083 and 1.091. Of 1,400 contractions that nothing was learned from, 258 get other steps than by
 # the rates of AVX2, which take 0.94 of the time with one thread and 0.97 with two.

@@ -25,6 +25,8 @@ CPUS = {"avx512": AVX512, "avx2": AVX2, "zen5": ZEN5}
 CPU_VARIABLE = "EINHEADS_CPU"
 # The family of AMD's processors of this generation; a later one is priced like it.
 _ZEN5 = 26
+# The kind whose rates are somebody's own, in nanoseconds.
+_OWN = "own"
 
 # Of several prices the lowest one is the likeliest to be wrong. What is not below this part of the
 # price of torch's own lowering is no better than that, as far as anybody can tell. With AVX-512,
@@ -35,7 +37,7 @@ _ZEN5 = 26
 # 0.9; with 0.92, choices on an EPYC of the fourth generation take 0.997 of the time with one thread
 # and 0.996 with two, and torch's own is as rarely faster. On one of the fifth, whose rates are its
 # own, 0.93 to 0.985 are alike. Those of CUDA were never held against a clock.
-_SURE = {"avx512": 0.99, "avx2": 0.92, "zen5": 0.97, "": 0.97}
+_SURE = {"avx512": 0.99, "avx2": 0.92, "zen5": 0.97, _OWN: 0.97}
 _SURE_ELSEWHERE = 0.8
 # The same for numbers that torch multiplies in loops of its own, away from the kind on which these
 # were timed: on 60 random contractions of float16 on an EPYC of the fifth generation, torch.einsum
@@ -46,7 +48,7 @@ _SURE_LOOPS = 0.92
 # are. Products of integers on an EPYC of the fourth generation take 0.85 of what they take with
 # AVX-512 (five kinds, 150 shapes each), and float32 0.54 of what the rates of AVX2 say;
 # on one of the fifth, they take 0.4 to 0.67 of it (60 shapes each), and float32 what its own say.
-_SLOWER = {"avx512": 1.0, "avx2": 1.6, "zen5": 0.6}
+_SLOWER = {"avx512": 1.0, "avx2": 1.6, "zen5": 0.6, _OWN: 1.0}
 
 
 def rates_for(device: str, numbers: str = "") -> Rates:
@@ -64,14 +66,13 @@ def rates_for(device: str, numbers: str = "") -> Rates:
     own = own_rates()
     if device != "cpu" and (device in own or device in _DEVICES):
         return own.get(device) or _DEVICES[device]
-    return _of_numbers("" if "cpu" in own else cpu_kind(), numbers if device == "cpu" else "")
+    return _of_numbers(_OWN if "cpu" in own else cpu_kind(), numbers if device == "cpu" else "")
 
 
 @lru_cache(maxsize=64)
 def _of_numbers(cpu: str, numbers: str) -> Rates:
-    # Without a kind, the rates are somebody's own, in nanoseconds.
-    rates, slower = (CPUS[cpu], _SLOWER[cpu]) if cpu else (own_rates()["cpu"], 1.0)
-    told = {name: rate * slower for name, rate in (NUMBERS | LOOPS).get(numbers, {}).items()}
+    rates = own_rates()["cpu"] if cpu == _OWN else CPUS[cpu]
+    told = {name: rate * _SLOWER[cpu] for name, rate in (NUMBERS | LOOPS).get(numbers, {}).items()}
     if numbers in LOOPS:
         return LoopRates(**(asdict(rates) | told))
     return replace(rates, **told) if told else rates
@@ -91,8 +92,7 @@ def sure_for(device: str, numbers: str = "") -> float:
     own = own_rates()
     if device in _DEVICES and device not in own:
         return _SURE_ELSEWHERE
-    # Without a kind, the rates are somebody's own.
-    kind = "" if device in own or "cpu" in own else cpu_kind()
+    kind = _OWN if device in own or "cpu" in own else cpu_kind()
     loops = numbers in LOOPS and kind != "avx512"
     return min(_SURE[kind], _SURE_LOOPS) if loops else _SURE[kind]
 

@@ -212,7 +212,7 @@ def calibrated(options: Options, path: Path | None = None) -> Iterator[str]:
     machine = about(options)
     if path is not None:
         _writable(path)
-        read_rates(path)
+        read_rates(path)  # raises if it holds something else
     yield from report.about(machine)
     device = torch.device(options.device).type
     watches = [Watch(device, threads, 3, 1e-3) for threads in options.threads]
