@@ -138,7 +138,12 @@ def _parser() -> argparse.ArgumentParser:
         help="suites to run, all by default",
     )
     bench.add_argument(
-        "--threads", metavar="N", nargs="+", action="extend", type=_threads, help="1 by default"
+        "--threads",
+        metavar="N",
+        nargs="+",
+        action="extend",
+        type=_threads,
+        help="1 by default; to calibrate, as many as torch uses, too",
     )
     bench.add_argument("--device", metavar="D", help="such as cpu or cuda")
     bench.add_argument("--dtype", metavar="T", help="such as float32 or bfloat16")

@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from .errors import EinheadsError
-from .units import Rates
+from .units import WORK, Rates
 
 # The variable of the environment that names a file.
 RATES_VARIABLE = "EINHEADS_RATES"
@@ -85,7 +84,7 @@ def keep_rates(path: Path, device: str, rates: Rates, about: Mapping[str, Any]) 
         EinheadsError: there is a file, and it holds something else.
     """
     devices = read_rates(path) if path.exists() else {}
-    devices[device] = {**about, "rates": asdict(rates)}
+    devices[device] = {**about, "rates": {name: getattr(rates, name) for name in WORK}}
     document = {"format": _FORMAT, "devices": devices}
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
@@ -98,12 +97,11 @@ def _check_format(told: object) -> None:
 
 def _check(device: str, rates: Mapping[str, object]) -> None:
     """Raise ValueError unless these are nanoseconds for each kind of work."""
-    names = [field.name for field in fields(Rates)]
-    for name in names:
+    for name in WORK:
         if name not in rates:
             raise ValueError(f"'{name}' of '{device}' is missing")
     for name, rate in rates.items():
-        if name not in names:
+        if name not in WORK:
             raise ValueError(f"'{name}' of '{device}' is no kind of work that this version knows")
         if type(rate) not in (int, float) or not 0 <= rate < _MOST:  # type: ignore[operator]
             raise ValueError(f"'{name}' of '{device}' is no number of nanoseconds: {rate!r}")

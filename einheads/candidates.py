@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from .layout import Layout, combined, contiguous, near
 from .plan import Contraction
+from .rates import Rates, rates_for
 from .sizes import Dim, Dims
 
 
@@ -32,6 +33,7 @@ class Traits:
             contractions is chosen.
         turns: products may be made one after the other, into one result: calls are cheap, and
             nobody follows what is done.
+        shared: several threads of the CPU share the work.
     """
 
     device: str = "cpu"
@@ -42,11 +44,17 @@ class Traits:
     dense: bool = False
     trains: bool = False
     turns: bool = False
+    shared: bool = False
 
     @property
     def numbers(self) -> str:
         """What the numbers are called, where they are no float32 or alike to a price."""
         return f"int{8 * self.itemsize}" if self.integer else "float16" if self.half else ""
+
+    @property
+    def rates(self) -> Rates:
+        """What operations cost there."""
+        return rates_for(self.device, self.numbers, shared=self.shared)
 
     @property
     def narrow(self) -> bool:

@@ -16,6 +16,7 @@ from .sizes import Dim, Dims
 from .steps import flat
 from .walks import (
     FRESH_BYTES,
+    GRAIN,
     HELD_BYTES,
     L1_LINES,
     L2_BYTES,
@@ -23,6 +24,7 @@ from .walks import (
     PAGE,
     PAGES,
     TLB_FIRST,
+    TRANSPOSED,
     VECTOR,
 )
 
@@ -38,8 +40,14 @@ _MULTIPLIED_BYTES, _SUMMED_BYTES = 64, 128
 class Costs(ProductCosts):
     """What single operations cost on one device, for axes of these sizes."""
 
-    def copy(self, order: Dim, layout: Layout) -> float:
-        """A copy into this order of axes, without the call."""
+    def copy(self, order: Dim, layout: Layout, rows: int = 0) -> float:
+        """A copy into this order of axes, without the call.
+
+        Args:
+            order: of the axes.
+            layout: of the value.
+            rows: how many there are, if a matrix is copied.
+        """
         rates = self.rates
         loops = self.walk(order, layout)
         count = 1
@@ -67,7 +75,16 @@ class Costs(ProductCosts):
                     break
                 lines *= inner
         cost = (cost + self.moved(count)) * self.scale
+        if rates.alone > 1 and (count < GRAIN or self.transposes(loops, rows)):
+            cost *= rates.alone
         return cost + self.pages(loops) if count * self.itemsize > _KNOWN_BYTES else cost
+
+    @staticmethod
+    def transposes(loops: Sequence[tuple[int, int]], rows: int) -> bool:
+        """Whether these loops transpose a dense matrix, which torch does in a way of its own."""
+        (outer, stride), (inner, step) = (loops[0], loops[-1])
+        dense = len(loops) == 2 and stride == 1 and step == outer == rows
+        return dense and outer * inner >= TRANSPOSED
 
     def pages(self, loops: Sequence[tuple[int, int]]) -> float:
         """What it costs to come back to pages of memory whose addresses are no longer known."""
@@ -149,6 +166,8 @@ class Costs(ProductCosts):
         cost = (cost + self.moved(count)) * self.scale
         if not distant:
             cost += self.left_over(count, both[0][-1][0], _MULTIPLIED_BYTES)
+        if count < GRAIN:
+            cost *= rates.alone
         if turns is not None:
             cost *= self.sizes[turns]
             count *= self.sizes[turns]
@@ -228,7 +247,10 @@ class Costs(ProductCosts):
             rest = self.left_over(count, width, _SUMMED_BYTES)
         else:
             cost = count * rates.sum_strided
-        return (cost + self.moved(count)) * self.scale + rest
+        if count >= GRAIN and step != 1 and rates.alone > 1:
+            cost += count * rates.shared_sum
+        cost = (cost + self.moved(count)) * self.scale + rest
+        return cost * rates.alone if count < GRAIN else cost
 
     def reader(self, count: int, *, inner: bool) -> float:
         """What the reader of a permuted result pays.

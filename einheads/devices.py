@@ -67,6 +67,9 @@ AVX512 = Rates(
     few_dot=0.0,
     few_crossed=0.0,
     few_rows=0.0,
+    shared_product=0.0,
+    shared_wide=0.0,
+    shared_sum=0.0,
     summed_plain=1.35,
     summed_dot=0.0337,
     summed_apart=0.815,
@@ -110,11 +113,10 @@ AVX512 = Rates(
 # price is typically off by a factor of 1.29; with the rates above it would take 1.223 times as
 # long. Of the worst losses half were gone when they were timed again. Three rates were then set by
 # hand: `ragged` to what products of 16 to 103 columns take when they are timed one by one, which
-# the fit had bent; `few_rows` to where choices lose least with one thread, though two would have a
-# little more of it; `run_waiting` to less than the 25 that sums and copies of 8 to 32 MiB show,
-# since more of it made choices no better. On 1,000 other contractions (26,223 lowerings) the choice
-# takes 1.127 times as long as the fastest one with one thread (1.135 before) and 1.105 with two
-# (1.135).
+# the fit had bent; `few_rows`; `run_waiting` to less than the 25 that sums and copies of 8 to 32
+# MiB show, since more of it made choices no better. On 1,000 other contractions (26,223 lowerings)
+# the choice takes 1.127 times as long as the fastest one with one thread (1.135 before) and 1.105
+# with two (1.135).
 # An EPYC of the fourth generation has AVX-512, but MKL does not use it there, and all takes half of
 # the time. On 1,500 contractions with one thread (42,000 lowerings) the choice with these rates
 # takes 1.066 times as long as the fastest one, 1.142 with those above; on 450 with two threads
@@ -123,6 +125,12 @@ AVX512 = Rates(
 # together, to where both lose less (`copy_jump`, `multiply_strided`, `sum_plane`, `ragged`,
 # `right_far`): 1.064 and 1.087. Of 1,000 contractions that nothing was learned from, they change
 # 48, which take 0.89 of the time with one thread and 0.88 with two.
+# What several threads share was read off products there, and then moved with `few_rows` to where
+# choices lose least on 600 contractions (35,592 lowerings), half of them with two threads: 1.076 to
+# 1.074 with one thread, 1.118 to 1.102 with two. On 700 others (40,421) it is 1.108 to 1.101, and
+# 1.157 to 1.132. What a wide result takes depends on which two cores the machine lends: 0.2 to 1.2
+# nanoseconds for each number, as if lines of memory went from one to the other; `shared_wide` is
+# nearer to the lower end.
 AVX2 = Rates(
     view=2110.0,
     copy_call=5000.0,
@@ -164,7 +172,10 @@ AVX2 = Rates(
     few_dots=0.0195,
     few_dot=3.71,
     few_crossed=0.192,
-    few_rows=0.015,
+    few_rows=0.006,
+    shared_product=6000.0,
+    shared_wide=1.0,
+    shared_sum=0.3,
     summed_plain=0.27,
     summed_dot=0.0198,
     summed_apart=0.25,
@@ -203,12 +214,14 @@ AVX2 = Rates(
 # typically off by 1.08. From there the rates were fitted to three quarters of 4,000 contractions,
 # 2,400 with one thread and 1,600 with two, 117,901 lowerings in all. Rates that AVX2 has at zero
 # began where those of AVX-512 are, since a rate of nothing stays nothing. Three were then set by
-# hand: `few_rows` to nearly twice what was found, since with two threads more of it is better;
+# hand: `few_rows` to nearly twice what was found, since with two threads more of it was better;
 # `cold_multiply` to nearly what products of 2 to 8 MiB show, and `fresh` to a third of what pages
 # of fresh memory take, of which the lessons have few. On the last quarter the choice takes 1.069
 # times as long as the fastest lowering with one thread, 1.085 with two; with the rates of AVX2
 # 1.083 and 1.091. Of 1,400 contractions that nothing was learned from, 258 get other steps than by
-# the rates of AVX2, which take 0.94 of the time with one thread and 0.97 with two.
+# the rates of AVX2, which take 0.94 of the time with one thread and 0.97 with two. That was before
+# prices knew of threads; what these share is carried over from AVX2, at half the rates or a third,
+# as most others are, and was never held against a clock there.
 ZEN5 = Rates(
     view=755.0,
     copy_call=2270.0,
@@ -251,6 +264,9 @@ ZEN5 = Rates(
     few_dot=1.07,
     few_crossed=0.0485,
     few_rows=0.004,
+    shared_product=2000.0,
+    shared_wide=0.5,
+    shared_sum=0.15,
     summed_plain=0.158,
     summed_dot=0.0114,
     summed_apart=0.126,
@@ -331,6 +347,9 @@ CUDA = Rates(
     few_dot=0.0,
     few_crossed=0.0,
     few_rows=0.0,
+    shared_product=0.0,
+    shared_wide=0.0,
+    shared_sum=0.0,
     summed_plain=0.02,
     summed_dot=0.02,
     summed_apart=0.02,

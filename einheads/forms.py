@@ -16,7 +16,6 @@ from .candidates import Traits, covered, readable
 from .costs import Costs
 from .layout import Layout, contiguous, runs
 from .plan import Contraction
-from .rates import rates_for
 from .sizes import Dim, Dims
 from .steps import flat
 
@@ -62,7 +61,7 @@ class Forms:
         self.wanted = () if self.output is None else flat(self.output)
         # Whether some dimension of the output holds several axes, or none.
         self.folded = self.output is not None and len(self.output) != len(self.wanted)
-        self.costs = Costs(rates_for(traits.device, traits.numbers), self.sizes, traits.itemsize)
+        self.costs = Costs(traits.rates, self.sizes, traits.itemsize)
         self.have = (
             frozenset(step.batch + step.left_axes + step.contract),
             frozenset(step.batch + step.right_axes + step.contract),
@@ -132,7 +131,9 @@ class Forms:
                     continue
                 price = self.copies.get((side, target))
                 if price is None:
-                    price = self.copies[side, target] = self.costs.copy(target, layout) + call
+                    first = order if inner else contract
+                    rows = self.costs.count(first) if first and not stack else 0
+                    price = self.copies[side, target] = self.costs.copy(target, layout, rows) + call
                 found.append(Form(views + price, inner, order, False))
         return found
 

@@ -18,7 +18,6 @@ from .candidates import Traits, Way
 from .layout import Layout, in_order
 from .plan import Plan
 from .price import price
-from .rates import rates_for
 from .sizes import Bound, Dim
 from .steps import Steps, flat
 from .ways import SLACK, in_turns, ways
@@ -110,8 +109,7 @@ class Draft:
     @cached_property
     def price(self) -> float:
         """In nanoseconds, the calls included; who has no choice does not ask for it."""
-        rates, itemsize = rates_for(self.traits.device, self.traits.numbers), self.traits.itemsize
-        dense = self.traits.dense
+        itemsize, rates, dense = self.traits.itemsize, self.traits.rates, self.traits.dense
         return price(self.steps, self.layouts, self.sizes, itemsize, rates, dense=dense)
 
 

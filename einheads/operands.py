@@ -69,6 +69,7 @@ def traits_of(tensors: Sequence[Tensor], operands: int, *, autocast: bool) -> Tr
         trains=operands > 2
         and torch.is_grad_enabled()
         and any(one.requires_grad for one in tensors),
+        shared=first.device.type == "cpu" and torch.get_num_threads() > 1,
     )
 
 

@@ -129,7 +129,8 @@ class _Program:
     def one(self, step: Step) -> float:
         rates, costs = self.costs.rates, self.costs
         if isinstance(step, Reshape) and step.copies:
-            return rates.copy_call + costs.copy(flat(step.dims), self.layouts[step.source])
+            rows = costs.count(step.dims[0]) if len(step.dims) == 2 else 0
+            return rates.copy_call + costs.copy(flat(step.dims), self.layouts[step.source], rows)
         if isinstance(step, VIEWS):
             return rates.view
         if isinstance(step, Sum):

@@ -13,15 +13,16 @@ from .layout import Layout, runs
 from .loops import LoopRates
 from .rates import Rates
 from .sizes import Dim
-from .walks import FRESH_BYTES, HELD_BYTES, L2_BYTES, PAGE, PAGES, VECTOR, Walks
+from .walks import FRESH_BYTES, GRAIN, HELD_BYTES, L2_BYTES, PAGE, PAGES, VECTOR, Walks
 
 # Facts about BLAS that no fit can tell: few rows, long rows, how many summed numbers hide that a
 # result is written, how many results hide that sums wait, and how many that they are added to a
-# vector. A CPU with AVX2 alone showed how few columns are multiplied badly, and how many rows
-# threads want to share; one with AVX-512, which rows are slower if they do not fill vectors, and
-# from where on a few dot products of a stack are made as such.
+# vector. A CPU with AVX2 alone showed how few columns are multiplied badly; one with AVX-512, which
+# rows are slower if they do not fill vectors, and from where on a few dot products of a stack are
+# made as such; an EPYC of the fourth generation, from how many numbers of a result on threads share
+# it, and how many more columns than rows make them slow.
 _SKINNY, _WIDE, _HIDDEN, _WAITING, _SHORT = 8, 512, 32, 512, 64
-_FEW, _SHARED = 12, 256
+_FEW, _ROWS, _SHARED, _SPREAD = 12, 256, 2048, 2
 _UNBROKEN, _LONG = 48, 200
 # Below this many multiply-adds for a matrix, torch's own loops replace BLAS in a stack.
 _TINY = 400
@@ -114,7 +115,7 @@ class ProductCosts(Walks):
             each += work * (rates.tiny_near if dense else rates.tiny_far)
             if dense:
                 each += rows * columns * (contract % _FOUR) * rates.tiny_rest
-            return batch * each * self.scale
+            return batch * each * self.scale * (rates.alone if batch * work < GRAIN else 1.0)
         if left is None or right is None:
             each = rates.gathered * (
                 (left is None) * rows * contract + (right is None) * columns * contract
@@ -136,8 +137,10 @@ class ProductCosts(Walks):
             each += rows * self.narrow(columns, contract, left, right)
             if padded < _WAITING:
                 each += contract * (1 - padded / _WAITING) * self.waiting(columns, left, right)
-            if not stacked and rows < _SHARED:
-                each += work * (1 - rows / _SHARED) * rates.few_rows
+            if not stacked and rows < _ROWS:
+                each += work * (1 - rows / _ROWS) * rates.few_rows
+            if batch == turns or not stacked:
+                each += self.sharing(rows, columns)
             if right and not left and rows < _SKINNY:
                 each += work * rates.skinny
             each += rows * contract * (rates.left_near if left else rates.left_far)
@@ -151,6 +154,13 @@ class ProductCosts(Walks):
         shape = batch // turns, rows, columns, contract
         cost += turns * self.written(*shape, right=right, stacked=stacked)
         return cost * self.scale
+
+    def sharing(self, rows: int, columns: int) -> float:
+        """What it adds to a product of two matrices that several threads share its result."""
+        if self.rates.alone == 1 or rows * columns < _SHARED:
+            return 0.0
+        wide = rows * columns * self.rates.shared_wide if columns > _SPREAD * rows else 0.0
+        return wide + self.rates.shared_product / self.scale
 
     def unfilled(self, columns: int, *, added: bool) -> float:
         """What it adds to a row of a result that it does not fill vectors, written or added to."""

@@ -7,6 +7,7 @@ times rates, which are nanoseconds for one unit. Where they come from, `devices`
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -51,7 +52,12 @@ _SURE_LOOPS = 0.92
 _SLOWER = {"avx512": 1.0, "avx2": 1.6, "zen5": 0.6, _OWN: 1.0}
 
 
-def rates_for(device: str, numbers: str = "") -> Rates:
+# The kinds whose prices know of threads. On the Xeon nobody has looked, so that it chooses with
+# several as with one.
+_SHARED = {"avx2", "zen5", _OWN}
+
+
+def rates_for(device: str, numbers: str = "", *, shared: bool = False) -> Rates:
     """The rates of a device type; those of this machine's CPU for one that nobody has timed.
 
     Example:
@@ -62,16 +68,20 @@ def rates_for(device: str, numbers: str = "") -> Rates:
         device: such as "cpu" or "cuda".
         numbers: such as "int64", which only a CPU multiplies otherwise; floats and their like by
             default.
+        shared: whether several threads of a CPU share the work.
     """
     own = own_rates()
     if device != "cpu" and (device in own or device in _DEVICES):
         return own.get(device) or _DEVICES[device]
-    return _of_numbers(_OWN if "cpu" in own else cpu_kind(), numbers if device == "cpu" else "")
+    kind = _OWN if "cpu" in own else cpu_kind()
+    return _of_numbers(kind, numbers, shared) if device == "cpu" else _of_numbers(kind)
 
 
 @lru_cache(maxsize=64)
-def _of_numbers(cpu: str, numbers: str) -> Rates:
+def _of_numbers(cpu: str, numbers: str = "", shared: bool = False) -> Rates:  # noqa: FBT001, FBT002
     rates = own_rates()["cpu"] if cpu == _OWN else CPUS[cpu]
+    if shared and cpu in _SHARED and numbers not in LOOPS:
+        rates = rates.shared()
     told = {name: rate * _SLOWER[cpu] for name, rate in (NUMBERS | LOOPS).get(numbers, {}).items()}
     if numbers in LOOPS:
         return LoopRates(**(asdict(rates) | told))
@@ -95,6 +105,15 @@ def sure_for(device: str, numbers: str = "") -> float:
     kind = _OWN if device in own or "cpu" in own else cpu_kind()
     loops = numbers in LOOPS and kind != "avx512"
     return min(_SURE[kind], _SURE_LOOPS) if loops else _SURE[kind]
+
+
+def several_threads() -> bool:
+    """Whether torch shares the work of a CPU among several threads, or would if it were there."""
+    if (torch := sys.modules.get("torch")) is not None:
+        return bool(torch.get_num_threads() > 1)
+    told = os.environ.get("OMP_NUM_THREADS") or os.environ.get("MKL_NUM_THREADS") or ""
+    first = told.partition(",")[0]
+    return (int(first) if first.isdecimal() else os.cpu_count() or 1) > 1
 
 
 @lru_cache(maxsize=1)
@@ -156,5 +175,6 @@ __all__ = [
     "cpu_kind",
     "processor",
     "rates_for",
+    "several_threads",
     "sure_for",
 ]

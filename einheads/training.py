@@ -23,7 +23,7 @@ from .layout import Layout, contiguous
 from .operands import Declaration, input_names, layout_of, unfollowed
 from .price import layouts_of, price
 from .program import Lowered, Prepared, Request, autocasts, cache, lowered, uncast
-from .rates import Rates, rates_for
+from .rates import Rates
 from .sizes import Dims
 from .steps import elements
 from .unplanned import price_undone
@@ -92,8 +92,7 @@ def pays(schedule: Schedule) -> bool:
         found = None if measured is None else measured.planned.get(schedule.key)
         if found is None:
             steps, layouts = lower.program.steps, lower.request.layouts
-            traits = lower.request.traits
-            rates = rates_for(traits.device, traits.numbers)
+            traits, rates = lower.request.traits, lower.request.traits.rates
             own = price_undone(steps, layouts, schedule.needs, lower.plan.sizes, traits)
             most = _MARGIN * (own + _NODE * rates.view * len(steps.steps))
             # Where the call alone costs more, no gradient has to be lowered to know the answer.

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
+
+# How many times as much what one thread does alone counts, where several threads share the rest.
+# Two of them are less than twice as fast: of 1 to 2, 1.5 and this chose best with two on an EPYC of
+# the fourth generation. More threads were not to be had.
+_ALONE = 1.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +61,11 @@ class Rates:
         few_dot: each of these dot products.
         few_crossed: a number of the left matrix for each of so few columns, where the summed axes
             lie innermost in the right matrix only.
-        few_rows: a multiply-add of a single product, less and less the more rows there are: threads
-            share rows, and BLAS likes them better than columns alone, too.
+        few_rows: a multiply-add of a single product, less and less the more rows there are.
+        shared_product: that several threads share a product of two matrices.
+        shared_wide: a number of its result then, if it has more than twice as many columns as rows.
+        shared_sum: a number that several threads sum along another axis than the innermost one, so
+            that each reads what all of them have made.
         summed_plain: a step along the summed axes of a product of few rows and columns, where each
             addition waits for the one before; the left matrix stored with the summed axes
             innermost, the right one with the columns.
@@ -93,6 +101,8 @@ class Rates:
         tiny_far: as `tiny_near`, an operand read at a distance.
         gathered: a number of a matrix that BLAS cannot read as it lies.
         lone: a product of a stack in which each matrix is multiplied by a call of its own.
+        alone: no rate, but how many times as much what only one thread does counts as what several
+            of them share; 1 if there is one thread.
     """
 
     view: float
@@ -136,6 +146,9 @@ class Rates:
     few_dot: float
     few_crossed: float
     few_rows: float
+    shared_product: float
+    shared_wide: float
+    shared_sum: float
     summed_plain: float
     summed_dot: float
     summed_apart: float
@@ -166,3 +179,15 @@ class Rates:
     tiny_far: float
     gathered: float
     lone: float
+    alone: float = field(default=1.0, kw_only=True)
+
+    def shared(self) -> Rates:
+        """The same where several threads share the work; no thread helps another one with calls."""
+        return replace(self, alone=_ALONE, **{name: _ALONE * getattr(self, name) for name in CALLS})
+
+
+# The kinds of work, and those of them that are calls.
+WORK = tuple(field.name for field in fields(Rates) if not field.kw_only)
+CALLS = ("view", *[name for name in WORK if name.endswith("_call")])
+
+__all__ = ["CALLS", "WORK", "Rates"]

@@ -14,7 +14,6 @@ from .build import Builder
 from .candidates import Traits
 from .layout import Layout, contiguous
 from .price import layouts_of, price
-from .rates import rates_for
 from .sizes import Dims
 from .steps import (
     Accumulate,
@@ -86,8 +85,7 @@ def price_undone(
     """
     own = undone(steps, layouts, needs, sizes)
     inputs = [contiguous(own.inputs[0], sizes), *layouts_of(steps, layouts, sizes)]
-    rates = rates_for(traits.device, traits.numbers)
-    return price(own, inputs, sizes, traits.itemsize, rates)
+    return price(own, inputs, sizes, traits.itemsize, traits.rates)
 
 
 class _Undoing:

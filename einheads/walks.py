@@ -16,6 +16,9 @@ VECTOR = 16
 L1_LINES, L2_LINES = 512, 8192
 L2_BYTES, HELD_BYTES, FRESH_BYTES = 1 << 20, 1 << 22, 1 << 25
 PAGE, TLB_FIRST, PAGES = 4096, 64, 1024
+# Of fewer numbers torch gives none to another thread, and a matrix that is no smaller than this it
+# transposes with one thread, however large.
+GRAIN, TRANSPOSED = 1 << 15, 60 * 60
 
 
 class Walks:

@@ -16,13 +16,14 @@ import torch
 from einheads.__main__ import main
 from einheads.bench import calibrate as calibrate_module
 from einheads.bench import suites
-from einheads.bench.calibrate import RATES, judged, settle, units
+from einheads.bench.calibrate import judged, settle, units
 from einheads.bench.lessons import Answer, Lesson, lessons, study
 from einheads.bench.operations import Loops, MatrixProduct, Operation, clocked, operations
 from einheads.calibrated import read_rates
 from einheads.devices import AVX2, AVX512, CUDA
 from einheads.rates import Rates
-from einheads.stopwatch import Watch
+from einheads.stopwatch import Watch, with_threads
+from einheads.units import WORK
 
 
 def test_lessons_are_no_cases_of_a_suite() -> None:
@@ -80,7 +81,7 @@ def test_more_threads_are_not_cheaper_on_the_whole() -> None:
     assert both.lessons == alone.lessons == 16
     assert both.lowerings == 2 * alone.lowerings
     assert both.error == pytest.approx(alone.error, rel=1e-3)
-    for name in RATES:
+    for name in WORK:
         assert getattr(both.rates, name) == pytest.approx(getattr(alone.rates, name), rel=0.02)
     # If threads make stacks slow, stacks are worth less than by one thread alone.
     stacks = replace(AVX512, bmm_call=90000.0)
@@ -96,9 +97,9 @@ def test_a_rate_of_nothing_is_begun_elsewhere(monkeypatch: pytest.MonkeyPatch) -
     """It would stay nothing: of two kinds of CPU, one may have what the other one lacks."""
     monkeypatch.setattr(calibrate_module, "rates_for", lambda device: AVX2)
     begun = calibrate_module._begun("cpu")
-    lacking = [name for name in RATES if not getattr(AVX2, name)]
+    lacking = [name for name in WORK if not getattr(AVX2, name)]
     assert "tlb_first" in lacking
-    for name in RATES:
+    for name in WORK:
         assert getattr(begun, name) > 0
         assert name in lacking or getattr(begun, name) == getattr(AVX2, name)
     # Other devices are unlike any CPU.
@@ -109,14 +110,14 @@ def test_a_rate_of_nothing_is_begun_elsewhere(monkeypatch: pytest.MonkeyPatch) -
 def test_units_times_rates_are_the_price() -> None:
     """A price is a sum of units times rates, which is what makes it easy to fit."""
     (answer, *_) = answered(1)
-    rates = torch.tensor([getattr(AVX512, name) for name in RATES], dtype=torch.float64)
+    rates = torch.tensor([getattr(AVX512, name) for name in WORK], dtype=torch.float64)
     for number in range(len(answer.steps)):
         assert float(units(partial(answer.price, number)) @ rates) == pytest.approx(
             answer.price(number, AVX512)
         )
 
 
-@pytest.mark.parametrize("threads", [(), ("--threads", "1", "2")])
+@pytest.mark.parametrize("threads", [(), ("--threads", "1"), ("--threads", "1", "2")])
 def test_calibrate_on_the_command_line(
     threads: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
@@ -130,12 +131,12 @@ def test_calibrate_on_the_command_line(
     monkeypatch.setattr(calibrate_module, "_PASSES", 1)
     monkeypatch.setattr(calibrate_module, "operations", small_operations)
     monkeypatch.setattr(calibrate_module, "lessons", lambda count, seed: small_lessons(count))
-    before = torch.get_num_threads()
-    assert main(["bench", "--calibrate", "--json", str(path), *threads]) == 0
-    assert torch.get_num_threads() == before
+    with with_threads(2):
+        assert main(["bench", "--calibrate", "--json", str(path), *threads]) == 0
+        assert torch.get_num_threads() == 2
     out = capsys.readouterr().out
     assert "# counted: cpu time of the thread with threads: 1" in out
-    assert (", wall time with threads: 2\n" in out) == bool(threads)
+    assert (", wall time with threads: 2\n" in out) == (len(threads) != 2)
     assert "8 contractions" in out
     assert "40 timed operations" in out
     namespace: dict[str, object] = {"Rates": Rates}
@@ -162,7 +163,7 @@ def test_a_file_is_looked_at_first(capsys: pytest.CaptureFixture[str], tmp_path:
 def small_operations(count: int, seed: int) -> Iterator[Operation]:
     """Operations that take no time."""
     every = operations(20 * count, seed)
-    free = replace(CUDA, **{name: 0.0 for name in RATES if name.endswith("_call")})
+    free = replace(CUDA, **{name: 0.0 for name in WORK if name.endswith("_call")})
     return itertools.islice((one for one in every if one.price(free, 4) < 100), count)
 
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,15 @@ from einheads.devices import AVX2, AVX512, CUDA, NUMBERS
 from einheads.errors import EinheadsError
 from einheads.loops import LOOPS, LoopRates
 from einheads.rates import _of_numbers, rates_for, sure_for
+from einheads.units import WORK, Rates
 
 # Nothing is as dear as to start a product of stacks.
 OWN = replace(AVX2, bmm_call=1e9)
+
+
+def told(rates: Rates) -> dict[str, float]:
+    """The rates as a file tells them."""
+    return {name: getattr(rates, name) for name in WORK}
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +74,7 @@ def test_one_file_for_all_devices(kept: Path) -> None:
         keep_rates(kept, device, rates, {"machine": device})
     found = read_rates(kept)
     assert [*found] == ["cpu", "cuda"]
-    assert found["cpu"] == {"machine": "cpu", "rates": asdict(OWN)}
+    assert found["cpu"] == {"machine": "cpu", "rates": told(OWN)}
     assert (rates_for("cpu"), rates_for("cuda")) == (OWN, CUDA)
 
 
@@ -97,13 +103,13 @@ def test_they_decide(kept: Path) -> None:
     command = [sys.executable, "-m", "einheads", "source", "b h i, h o i -> b h o"]
     command += ["b=4", "h=3", "i=5", "o=7"]
 
-    def told() -> str:
+    def made() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     keep_rates(kept, "cpu", AVX512, {})
-    assert "torch.bmm(" in told()
+    assert "torch.bmm(" in made()
     keep_rates(kept, "cpu", OWN, {})
-    assert "bmm" not in told()
+    assert "bmm" not in made()
     kept.write_text("{}", encoding="utf-8")
     failed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (failed.returncode, failed.stdout) == (2, "")
@@ -112,7 +118,7 @@ def test_they_decide(kept: Path) -> None:
 
 def damaged(change: Callable[[dict[str, Any]], object]) -> str:
     """A document in which something was changed by hand."""
-    rates: dict[str, Any] = asdict(OWN)
+    rates: dict[str, Any] = told(OWN)
     change(rates)
     return json.dumps({"format": 1, "devices": {"cpu": {"rates": rates}}})
 

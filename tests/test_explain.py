@@ -20,6 +20,7 @@ from einheads.explain.subject import traits_of as subject_traits
 from einheads.layout import layout
 from einheads.operands import Declaration, traits_of
 from einheads.program import prepare, program_for
+from einheads.stopwatch import with_threads
 from oracle import oracle
 from strategies import random_cases
 
@@ -576,6 +577,8 @@ def test_what_is_told_runs(dtype: torch.dtype) -> None:
     program, _ = program_for(Declaration(pattern), (), (left, right))
     told = eh.explain(pattern, left, right)
     assert sum(step.effect is Effect.COPY for step in told.steps) == len(program.steps.copies)
-    assert subject_traits([left, right]) == traits_of([left, right], 2, autocast=False)
+    for threads in (1, 2):
+        with with_threads(threads):
+            assert subject_traits([left, right]) == traits_of([left, right], 2, autocast=False)
     array = np.zeros((5, 300, 12), np.float16)
     assert subject_traits([array]).half

@@ -3,10 +3,12 @@
 import itertools
 import os
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from einheads.candidates import Traits
 from einheads.costs import Costs
@@ -14,12 +16,22 @@ from einheads.devices import AVX2, AVX512, ZEN5
 from einheads.layout import in_order
 from einheads.loops import LOOPS, LoopRates
 from einheads.lower import lower
+from einheads.operands import traits_of
 from einheads.pattern import parse
 from einheads.plan import plan
-from einheads.rates import Rates, _of_numbers, cpu_kind, processor, rates_for, sure_for
+from einheads.rates import (
+    Rates,
+    _of_numbers,
+    cpu_kind,
+    processor,
+    rates_for,
+    several_threads,
+    sure_for,
+)
 from einheads.rates import _kind_of as kind_of
 from einheads.sizes import bind
 from einheads.steps import Bmm
+from einheads.stopwatch import with_threads
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +115,48 @@ def test_numbers_without_blas_have_rates_of_their_own() -> None:
     assert isinstance(slow, LoopRates)
     assert isinstance(fast, LoopRates)
     assert slow.loop_row / fast.loop_row == pytest.approx(slower)
+
+
+@pytest.mark.parametrize(("kind", "knows"), [("avx512", False), ("avx2", True), ("zen5", True)])
+def test_kinds_that_know_of_threads(
+    kind: str,
+    knows: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where nobody has timed several threads, prices are as with one; so on other devices."""
+    monkeypatch.setenv("EINHEADS_CPU", kind)
+    cpu_kind.cache_clear()
+    one, several = rates_for("cpu"), rates_for("cpu", shared=True)
+    assert several == (one.shared() if knows else one)
+    assert one.alone == 1
+    assert (several.alone > 1) == knows
+    assert rates_for("mps", shared=True) is one
+    assert rates_for("cuda", shared=True) is rates_for("cuda")
+    assert rates_for("cpu", "int8", shared=True) == rates_for("cpu", "int8")
+    assert rates_for("cpu", "int64", shared=True).alone == several.alone
+
+
+def test_whether_there_are_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch knows, once it is there; before, the environment, or the number of cores."""
+    for threads in (1, 2):
+        with with_threads(threads):
+            assert several_threads() == (threads > 1)
+            traits = traits_of([torch.ones(2)], 1, autocast=False)
+            assert traits.shared == (threads > 1)
+            assert not traits_of([torch.ones(2, device="meta")], 1, autocast=False).shared
+    monkeypatch.delitem(sys.modules, "torch")
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for cores in (1, 8, None):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        assert several_threads() == (cores == 8)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    for told, several in (("1", False), ("4", True), ("1,4", False), ("", True), ("many", True)):
+        monkeypatch.setenv("MKL_NUM_THREADS", told)
+        assert several_threads() == several
+    monkeypatch.setenv("MKL_NUM_THREADS", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert several_threads()
 
 
 @pytest.mark.parametrize("numbers", [*LOOPS])

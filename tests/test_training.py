@@ -10,7 +10,6 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import einheads
 from cases import BY_NAME, Case, as_numpy, assert_agrees
-from einheads import call, forms, lower, price, training, unplanned
+from einheads import call, candidates, price, training
 from einheads.bench.probes import CopyCounter, peak_bytes
 from einheads.bench.suites import random_cases, suites
 from einheads.devices import AVX512
@@ -33,6 +32,7 @@ from einheads.program import cache, prepare
 from einheads.rates import Rates
 from einheads.sizes import bind
 from einheads.stopwatch import Watch
+from einheads.units import WORK
 from oracle import oracle
 from strategies import cases, random_products
 
@@ -628,9 +628,9 @@ class TestChoice:
             ]
 
         before = chosen()
-        tripled = Rates(**{name: 3 * rate for name, rate in asdict(AVX512).items()})
-        for module in (training, price, forms, lower, unplanned):
-            monkeypatch.setattr(module, "rates_for", lambda *_: tripled)
+        tripled = Rates(**{name: 3 * getattr(AVX512, name) for name in WORK})
+        for module in (candidates, price):
+            monkeypatch.setattr(module, "rates_for", lambda *_, **__: tripled)
         assert chosen() == before
         assert 0 < sum(before) < len(before)
 

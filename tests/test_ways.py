@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -27,14 +27,17 @@ from einheads.explain import explain
 from einheads.functional import einsum
 from einheads.layout import in_order, layout
 from einheads.lower import drafts, lower
+from einheads.operands import Declaration
 from einheads.pattern import parse
 from einheads.plan import plan
 from einheads.price import price
-from einheads.program import cache_clear
+from einheads.program import cache_clear, program_for
 from einheads.rates import Rates, cpu_kind, rates_for, sure_for
 from einheads.sizes import bind
 from einheads.source import write
 from einheads.steps import Bmm, Linear, Matmul, Steps
+from einheads.stopwatch import with_threads
+from einheads.units import WORK
 from einheads.ways import ways
 from oracle import oracle
 
@@ -362,27 +365,122 @@ def test_columns_that_fill_no_vector(columns: int, left: bool, right: bool) -> N
         assert more == pytest.approx(each * (AVX2.few + right * 3 * AVX2.few_crossed))
 
 
-@pytest.mark.parametrize(("rows", "stacked"), [(10, False), (255, False), (256, False), (10, True)])
-def test_few_rows_of_a_single_product(rows: int, stacked: bool) -> None:  # noqa: FBT001
-    """They cost more, the fewer they are; in a stack threads share the matrices."""
+@pytest.mark.parametrize(
+    ("batch", "rows", "columns", "stacked", "turns", "shared", "wide"),
+    [
+        (1, 40, 81, False, 1, True, True),
+        (1, 40, 80, False, 1, True, False),
+        (1, 81, 40, False, 1, True, False),
+        (1, 40, 81, True, 1, True, True),
+        # Too few numbers to share; and a stack, whose matrices are shared, unless it is made
+        # matrix by matrix.
+        (1, 20, 81, False, 1, False, False),
+        (3, 40, 81, True, 1, False, False),
+        (3, 40, 81, True, 3, True, True),
+    ],
+)
+@pytest.mark.parametrize("itemsize", [4, 8])
+def test_threads_that_share_a_product(
+    batch: int,
+    rows: int,
+    columns: int,
+    stacked: bool,  # noqa: FBT001
+    turns: int,
+    shared: bool,  # noqa: FBT001
+    wide: bool,  # noqa: FBT001
+    itemsize: int,
+) -> None:
+    """They wait for each other, and more where a single result has many more columns than rows."""
 
     def price(rates: Rates) -> float:
-        return Costs(rates, {}, 4).product(
-            1, rows, 4000, 30, left=True, right=False, stacked=stacked
+        return Costs(rates, {}, itemsize).product(
+            batch, rows, columns, 30, left=True, right=False, stacked=stacked, turns=turns
         )
 
-    more = price(AVX2) - price(replace(AVX2, few_rows=0.0))
-    short = 0.0 if stacked else 1 - rows / 256
-    assert more == pytest.approx(rows * 4000 * 30 * short * AVX2.few_rows, abs=1e-6)
+    more = price(AVX2.shared()) - price(AVX2)
+    each = shared * AVX2.shared_product
+    each += wide * rows * columns * AVX2.shared_wide * itemsize / 4
+    assert more == pytest.approx(batch * each, abs=1e-6)
+
+
+def test_what_threads_do_not_share() -> None:
+    """Few numbers are left to one thread, and so is every transposed matrix."""
+    rates = AVX2.shared()
+
+    def ratio(price: Callable[[Costs], float], **sizes: int) -> float:
+        one, several = (price(Costs(kind, sizes, 4)) for kind in (AVX2, rates))
+        return several / one
+
+    def copied(order: str, stored: str, rows: int = 0, **sizes: int) -> float:
+        lies = in_order(tuple((name,) for name in stored), sizes)
+        return ratio(lambda costs: costs.copy(tuple(order), lies, rows), **sizes)
+
+    def elementwise(**sizes: int) -> list[float]:
+        dims = tuple((name,) for name in sizes)
+        lies, order = in_order(dims, sizes), tuple(sizes)
+        return [
+            ratio(lambda costs: costs.multiply(order, lies, lies), **sizes),
+            ratio(lambda costs: costs.sum(dims, lies, order[-1:]), **sizes),
+            ratio(lambda costs: costs.sum(dims, lies, order[:1]), **sizes),
+        ]
+
+    alone, together = pytest.approx(rates.alone), pytest.approx(1.0)
+    assert rates.alone > 1
+    assert copied("bac", "abc", a=32, b=32, c=31) == alone
+    assert copied("bac", "abc", a=32, b=32, c=32) == together
+    assert copied("ba", "ab", 501, a=500, b=501) == alone
+    assert copied("cab", "abc", 167, a=500, b=3, c=167) == alone
+    # Where it is no matrix, or one of other rows, it is copied as all else is.
+    assert copied("cab", "abc", a=500, b=3, c=167) == together
+    assert copied("cab", "abc", 167 * 500, a=500, b=3, c=167) == together
+    assert copied("cba", "abc", 32, a=32, b=32, c=32) == together
+    assert elementwise(a=1023, b=32) == [alone] * 3
+    *near, across = elementwise(a=1024, b=32)
+    assert near == [together] * 2
+    assert across > 1
+
+    def stack(count: int) -> float:
+        shape = count, 4, 4, 4
+        return ratio(lambda costs: costs.product(*shape, left=True, right=False, stacked=True))
+
+    assert stack(511) == alone
+    assert stack(512) == together
+
+
+def test_threads_do_not_share_calls() -> None:
+    """So calls count for more where they share the rest."""
+    shared = AVX2.shared()
+    for name in WORK:
+        call = name == "view" or name.endswith("_call")
+        assert getattr(shared, name) == getattr(AVX2, name) * (shared.alone if call else 1)
+    assert AVX2.alone == 1
 
 
 @pytest.mark.usefixtures("avx2")
 def test_threads_get_rows_to_share() -> None:
-    """Many rows are better than many columns, unless they have to be copied for it."""
+    """Many rows are better than many columns then, unless they have to be copied for it."""
     bound = bind(parse("a c d, d b -> a b c"), [(90, 85, 90), (90, 85)])
-    steps = lower(bound, plan(bound))
+    steps = lower(bound, plan(bound), traits=Traits(shared=True))
     assert steps.copies == ()
     assert steps.steps[0].dims == (("a",), ("c",), ("b",))
+
+
+@pytest.mark.usefixtures("avx2")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_call_is_planned_for_its_threads(threads: int) -> None:
+    """Those that there are when it comes for the first time; and so it is told."""
+    pattern = "b a, a c -> b c"
+    operands = torch.rand(297, 7), torch.rand(7, 818)
+    with with_threads(threads):
+        cache_clear()
+        program, bound = program_for(Declaration(pattern), (), operands)
+        told = str(explain(pattern, *operands))
+    for other in (1, 2):
+        steps = lower(bound, plan(bound), traits=Traits(shared=other > 1))
+        assert (program.steps == steps) == (threads == other)
+    # Threads share many rows, but not as well many columns.
+    assert ("permute" in told) == (threads == 2), told
+    cache_clear()
 
 
 def test_what_no_cache_holds_is_read_in_its_order() -> None:

@@ -2,16 +2,16 @@
 
 `python -m einheads bench --calibrate` times single operations, and finds rates that tell how long
 each takes. It goes on with contractions that no suite has, times every lowering of each, and moves
-the rates until the cheapest by price is the fastest by the clock. Rates do not depend on threads,
-so lowerings can be timed with several numbers of them, to find what is good with all. It prints the
-rates as they stand in `devices.py`, with the machine and with what the fit is worth.
+the rates until the cheapest by price is the fastest by the clock. One set of rates prices for one
+thread and for several, so lowerings are timed with both. It prints the rates as they stand in
+`devices.py`, with the machine and with what the fit is worth.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 from typing import Any
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from einheads.rates import CPUS, Rates, cpu_kind, rates_for
 from einheads.stopwatch import Watch, keep_memory, with_threads
+from einheads.units import WORK
 from einheads.walks import FRESH_BYTES
 
 from .lessons import Answer, Lesson, lessons, study
@@ -31,8 +32,6 @@ from .operations import Operation, clocked, operations
 COUNT = 600
 # How many single operations come first, and how often each of them has its turn.
 OPERATIONS, _PASSES = 1600, 5
-# The names of the rates, in the order of their vectors.
-RATES = tuple(field.name for field in fields(Rates))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,27 +62,27 @@ class Fit:
 
 
 def units(price: Callable[[Rates], float]) -> Tensor:
-    """How many units of each kind of work something needs, in the order of `RATES`.
+    """How many units of each kind of work something needs, in the order of `WORK`.
 
     A price is a sum of units times rates, so with unit vectors for rates it is the units.
 
     Args:
         price: its price at some rates.
     """
-    every: Any = torch.eye(len(RATES), dtype=torch.float64)
-    vectors: Any = dict(zip(RATES, every, strict=True))
+    every: Any = torch.eye(len(WORK), dtype=torch.float64)
+    vectors: Any = dict(zip(WORK, every, strict=True))
     found: Any = price(Rates(**vectors))
-    return torch.as_tensor(found, dtype=torch.float64).expand(len(RATES))
+    return torch.as_tensor(found, dtype=torch.float64).expand(len(WORK))
 
 
 def _logarithms(rates: Rates) -> Tensor:
     # A rate of nothing would stay nothing.
-    return torch.tensor([max(getattr(rates, name), 1e-4) for name in RATES]).double().log()
+    return torch.tensor([max(getattr(rates, name), 1e-4) for name in WORK]).double().log()
 
 
 def _from_logarithms(found: Tensor) -> Rates:
     told = (float(f"{rate:.3g}") for rate in found.exp())
-    return Rates(**dict(zip(RATES, told, strict=True)))
+    return Rates(**dict(zip(WORK, told, strict=True)))
 
 
 def _prices(work: Tensor, rates: Tensor) -> Tensor:
@@ -224,8 +223,8 @@ def _begun(device: str) -> Rates:
     rates = rates_for(device)
     if device != "cpu":
         return rates
-    most = {name: max(getattr(kind, name) for kind in CPUS.values()) for name in RATES}
-    return replace(rates, **{name: most[name] for name in RATES if not getattr(rates, name)})
+    most = {name: max(getattr(kind, name) for kind in CPUS.values()) for name in WORK}
+    return replace(rates, **{name: most[name] for name in WORK if not getattr(rates, name)})
 
 
 def _studied(lesson: Lesson, watch: Watch, dtype: torch.dtype) -> Answer:
@@ -305,8 +304,8 @@ def tell(found: Fit, watches: Sequence[Watch]) -> Iterator[str]:
     yield f"#   {found.seen:.3f} on those of the fit"
     yield f"# a price is typically off by a factor of {found.error:.2f}"
     yield f"{(cpu_kind() if device == 'cpu' else device).upper()} = Rates("
-    for name, rate in asdict(found.rates).items():
-        yield f"    {name}={rate!r},"
+    for name in WORK:
+        yield f"    {name}={getattr(found.rates, name)!r},"
     yield ")"
 
 

@@ -65,6 +65,7 @@ class Answer:
         itemsize: bytes for one number.
         steps: the lowerings that were timed.
         seconds: of each of them.
+        threads: how many shared the work.
     """
 
     lesson: Lesson
@@ -72,10 +73,12 @@ class Answer:
     itemsize: int
     steps: tuple[Steps, ...]
     seconds: tuple[float, ...]
+    threads: int = 1
 
     def price(self, number: int, rates: Rates) -> float:
         """What the cost model thinks of a lowering."""
         sizes = self.lesson.case.sizes
+        rates = rates.shared() if self.threads > 1 else rates
         return price(self.steps[number], self.layouts, sizes, self.itemsize, rates)
 
     def lost(self, rates: Rates) -> float:
@@ -172,6 +175,7 @@ def study(lesson: Lesson, watch: Watch, dtype: torch.dtype = torch.float32) -> A
         dtype.itemsize,
         tuple(every[place].steps for place in kept),
         tuple(seconds[place] for place in kept),
+        watch.threads,
     )
 
 

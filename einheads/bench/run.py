@@ -55,7 +55,8 @@ class Options:
 
     Attributes:
         suites: names of suites; none for all of them but the optional ones.
-        threads: numbers of threads, each with all suites.
+        threads: numbers of threads, each with all suites; 1 by default, and as many as torch uses,
+            too, for a calibration of the CPU.
         device: where to compute.
         dtype: of all numbers, such as "float32" or "bfloat16".
         rounds: how often every contestant has a turn; more where the machine is restless.
@@ -68,7 +69,7 @@ class Options:
     """
 
     suites: Sequence[str] = ()
-    threads: Sequence[int] = (1,)
+    threads: Sequence[int] = ()
     device: str = "cpu"
     dtype: str = "float32"
     rounds: int = 7
@@ -98,7 +99,7 @@ def run(options: Options) -> Iterator[tuple[Result, Limits]]:
     _check(options)
     # Else a large result of one contestant is fresh memory or not by what another one has freed.
     keep_memory()
-    for threads in options.threads:
+    for threads in options.threads or (1,):
         watch = Watch(torch.device(options.device).type, threads, options.rounds, options.span)
         with with_threads(threads):
             # The largest product is only worth its time where something is compared with it.
@@ -215,7 +216,8 @@ def calibrated(options: Options, path: Path | None = None) -> Iterator[str]:
         read_rates(path)  # raises if it holds something else
     yield from report.about(machine)
     device = torch.device(options.device).type
-    watches = [Watch(device, threads, 3, 1e-3) for threads in options.threads]
+    usual = sorted({1, torch.get_num_threads()}) if device == "cpu" else [1]
+    watches = [Watch(device, threads, 3, 1e-3) for threads in options.threads or usual]
     found = calibrate.calibrate(watches, dtype=options.numbers, progress=options.progress)
     yield from calibrate.tell(found, watches)
     if path is not None:

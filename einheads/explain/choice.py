@@ -5,7 +5,7 @@ from __future__ import annotations
 from einheads.layout import in_order
 from einheads.lower import drafts
 from einheads.price import parts
-from einheads.rates import rates_for, sure_for
+from einheads.rates import sure_for
 from einheads.steps import PRODUCTS, Steps, Sum, elements, flat, verb
 
 from .spellings import dims_text
@@ -48,7 +48,7 @@ def runner_up(subject: Subject) -> Alternative | None:
     every = drafts(subject.bound, subject.plan, subject.layouts, subject.traits, subject.bias)
     # A price that is lower by too little is no reason to leave what torch does itself; one that the
     # search has not found is none at all.
-    least = price * sure_for(subject.traits.device)
+    least = price * sure_for(subject.traits.device, subject.traits.numbers)
     others = [one for one in every if one.price >= least and in_a_line(one.steps) != own]
     if not others:
         return None
@@ -89,4 +89,4 @@ def _reason(subject: Subject, second: Steps) -> str:
 def _parts(subject: Subject, steps: Steps) -> dict[str, float]:
     sizes, traits = subject.plan.sizes, subject.traits
     layouts = subject.layouts or [in_order(dims, sizes) for dims in steps.inputs]
-    return parts(steps, layouts, sizes, traits.itemsize, rates_for(traits.device, traits.numbers))
+    return parts(steps, layouts, sizes, traits.itemsize, traits.rates)

@@ -23,6 +23,7 @@ from einheads.layout import Layout, in_order, layout
 from einheads.pattern import Axis, Dots, Item, Pattern, parse
 from einheads.plan import Plan
 from einheads.planning import planned
+from einheads.rates import several_threads
 from einheads.sizes import Bound, Dim, Dims, bind
 from einheads.steps import Steps
 
@@ -361,11 +362,13 @@ def traits_of(operands: Sequence[Any]) -> Traits:
     trains = len(operands) > 2 and any(getattr(one, "requires_grad", False) for one in operands)
     dtype = getattr(first, "dtype", None)
     exact = not (getattr(dtype, "is_floating_point", True) or getattr(dtype, "is_complex", True))
+    device = str(getattr(getattr(first, "device", None), "type", "cpu"))
     return Traits(
-        device=str(getattr(getattr(first, "device", None), "type", "cpu")),
+        device=device,
         itemsize=int(getattr(first, "itemsize", 4)),
         integer=exact or getattr(dtype, "kind", "f") in "iu",
         half=str(dtype).rpartition(".")[2] == "float16",
         # Whoever has a tensor that wants a gradient has imported torch.
         trains=trains and sys.modules["torch"].is_grad_enabled(),
+        shared=device == "cpu" and several_threads(),
     )
