@@ -113,24 +113,15 @@ AVX512 = Rates(
 # price is typically off by a factor of 1.29; with the rates above it would take 1.223 times as
 # long. Of the worst losses half were gone when they were timed again. Three rates were then set by
 # hand: `ragged` to what products of 16 to 103 columns take when they are timed one by one, which
-# the fit had bent; `few_rows`; `run_waiting` to less than the 25 that sums and copies of 8 to 32
-# MiB show, since more of it made choices no better. On 1,000 other contractions (26,223 lowerings)
-# the choice takes 1.127 times as long as the fastest one with one thread (1.135 before) and 1.105
-# with two (1.135).
-# An EPYC of the fourth generation has AVX-512, but MKL does not use it there, and all takes half of
-# the time. On 1,500 contractions with one thread (42,000 lowerings) the choice with these rates
-# takes 1.066 times as long as the fastest one, 1.142 with those above; on 450 with two threads
-# 1.091 and 1.165. Rates fitted to two thirds of these very contractions gain a hundredth with one
-# thread, and lose as much with two, so they are not here; but five rates were moved, alone or
-# together, to where both lose less (`copy_jump`, `multiply_strided`, `sum_plane`, `ragged`,
-# `right_far`): 1.064 and 1.087. Of 1,000 contractions that nothing was learned from, they change
-# 48, which take 0.89 of the time with one thread and 0.88 with two.
-# What several threads share was read off products there, and then moved with `few_rows` to where
-# choices lose least on 600 contractions (35,592 lowerings), half of them with two threads: 1.076 to
-# 1.074 with one thread, 1.118 to 1.102 with two. On 700 others (40,421) it is 1.108 to 1.101, and
-# 1.157 to 1.132. What a wide result takes depends on which two cores the machine lends: 0.2 to 1.2
-# nanoseconds for each number, as if lines of memory went from one to the other; `shared_wide` is
-# nearer to the lower end.
+# the fit had bent; `few_rows` to where choices lose least with one thread; `run_waiting` to less
+# than the 25 that sums and copies of 8 to 32 MiB show, since more of it made choices no better. On
+# 1,000 other contractions (26,223 lowerings) the choice takes 1.127 times as long as the fastest
+# one with one thread (1.135 before) and 1.105 with two (1.135).
+# Five of them (`copy_jump`, `multiply_strided`, `sum_plane`, `ragged`, `right_far`) moved later
+# to where choices lose less on 1,950 contractions with one and two threads on an EPYC of the fourth
+# generation, which has rates of its own by now. What several threads share was found there as well,
+# while these rates still were its own: on 700 contractions that nothing was learned from, the
+# choice with two threads takes 1.132 times as long as the fastest lowering, and 1.157 without that.
 AVX2 = Rates(
     view=2110.0,
     copy_call=5000.0,
@@ -172,7 +163,7 @@ AVX2 = Rates(
     few_dots=0.0195,
     few_dot=3.71,
     few_crossed=0.192,
-    few_rows=0.006,
+    few_rows=0.015,
     shared_product=6000.0,
     shared_wide=1.0,
     shared_sum=0.3,
@@ -206,97 +197,6 @@ AVX2 = Rates(
     tiny_far=1.8,
     gathered=1.0,
     lone=2000.0,
-)
-
-# Zen 5: on a third shared server (AMD EPYC of the fifth generation, family 26, with 1 MiB of second
-# cache; MKL multiplies with AVX2 again), whose memory is twice as fast as that of the fourth. First
-# 3,200 single operations were timed with one thread; the price of one that was kept back is
-# typically off by 1.08. From there the rates were fitted to three quarters of 4,000 contractions,
-# 2,400 with one thread and 1,600 with two, 117,901 lowerings in all. Rates that AVX2 has at zero
-# began where those of AVX-512 are, since a rate of nothing stays nothing. Three were then set by
-# hand: `few_rows` to nearly twice what was found, since with two threads more of it was better;
-# `cold_multiply` to nearly what products of 2 to 8 MiB show, and `fresh` to a third of what pages
-# of fresh memory take, of which the lessons have few. On the last quarter the choice takes 1.069
-# times as long as the fastest lowering with one thread, 1.085 with two; with the rates of AVX2
-# 1.083 and 1.091. Of 1,400 contractions that nothing was learned from, 258 get other steps than by
-# the rates of AVX2, which take 0.94 of the time with one thread and 0.97 with two. That was before
-# prices knew of threads; what these share is carried over from AVX2, at half the rates or a third,
-# as most others are, and was never held against a clock there.
-ZEN5 = Rates(
-    view=755.0,
-    copy_call=2270.0,
-    multiply_call=1130.0,
-    sum_call=1880.0,
-    mm_call=989.0,
-    linear_call=2000.0,
-    fold_call=211.0,
-    bmm_call=837.0,
-    matmul_call=3010.0,
-    copy_number=0.054,
-    copy_run=0.586,
-    copy_plane=22.1,
-    copy_jump=0.695,
-    copy_strided=0.277,
-    copy_far=0.0584,
-    copy_farther=0.0199,
-    copy_page=0.0942,
-    copy_collision=1.46,
-    copy_waiting=0.419,
-    run_waiting=4.11,
-    tlb_first=0.753,
-    tlb_second=5.12,
-    cold=0.000722,
-    fresh=0.5,
-    cold_multiply=0.04,
-    multiply_number=0.0676,
-    multiply_strided=0.318,
-    multiply_run=2.98,
-    sum_near=0.0286,
-    sum_across=0.0515,
-    sum_strided=0.692,
-    sum_run=4.06,
-    sum_plane=18.2,
-    matrix=32.3,
-    multiply_add=0.0128,
-    ragged=0.25,
-    few=0.466,
-    few_dots=0.00417,
-    few_dot=1.07,
-    few_crossed=0.0485,
-    few_rows=0.004,
-    shared_product=2000.0,
-    shared_wide=0.5,
-    shared_sum=0.15,
-    summed_plain=0.158,
-    summed_dot=0.0114,
-    summed_apart=0.126,
-    summed_crossed=0.942,
-    left_near=0.00687,
-    left_far=0.0405,
-    right_near=0.0876,
-    right_far=0.0586,
-    result=0.0382,
-    ragged_result=0.00831,
-    added_row=3.44,
-    cold_result=0.00929,
-    cold_wide=0.000989,
-    cold_single=0.0172,
-    cold_made=0.015,
-    cold_row=2.13,
-    cold_matrix=0.0681,
-    cold_operand=0.0262,
-    skinny=0.00738,
-    vector=0.041,
-    vector_near=0.0514,
-    vector_apart=0.07,
-    vector_dot=0.6,
-    tiny_matrix=1.36,
-    tiny_result=0.891,
-    tiny_near=0.201,
-    tiny_rest=0.162,
-    tiny_far=0.506,
-    gathered=0.4,
-    lone=800.0,
 )
 
 # Not calibrated: reckoned from data sheets, never fitted to a clock. An H100 multiplies and adds
@@ -396,4 +296,4 @@ NUMBERS = {
     },
 }
 
-__all__ = ["AVX2", "AVX512", "CUDA", "NUMBERS", "ZEN5"]
+__all__ = ["AVX2", "AVX512", "CUDA", "NUMBERS"]

@@ -14,18 +14,20 @@ from functools import lru_cache
 from pathlib import Path
 
 from .calibrated import own_rates
-from .devices import AVX2, AVX512, CUDA, NUMBERS, ZEN5
+from .devices import AVX2, AVX512, CUDA, NUMBERS
 from .errors import EinheadsError
 from .loops import LOOPS, LoopRates
 from .units import Rates
+from .zen import ZEN4, ZEN5
 
 _DEVICES = {"cuda": CUDA}
 
 # The kinds of CPU, and the variable of the environment that names one.
-CPUS = {"avx512": AVX512, "avx2": AVX2, "zen5": ZEN5}
+CPUS = {"avx512": AVX512, "avx2": AVX2, "zen4": ZEN4, "zen5": ZEN5}
 CPU_VARIABLE = "EINHEADS_CPU"
-# The family of AMD's processors of this generation; a later one is priced like it.
-_ZEN5 = 26
+# The families of AMD's processors of these generations, the older one of which is that of the third
+# as well, which has no AVX-512; a later one is priced like the last.
+_ZEN4, _ZEN5 = 25, 26
 # The kind whose rates are somebody's own, in nanoseconds.
 _OWN = "own"
 
@@ -38,7 +40,7 @@ _OWN = "own"
 # 0.9; with 0.92, choices on an EPYC of the fourth generation take 0.997 of the time with one thread
 # and 0.996 with two, and torch's own is as rarely faster. On one of the fifth, whose rates are its
 # own, 0.93 to 0.985 are alike. Those of CUDA were never held against a clock.
-_SURE = {"avx512": 0.99, "avx2": 0.92, "zen5": 0.97, _OWN: 0.97}
+_SURE = {"avx512": 0.99, "avx2": 0.92, "zen4": 0.97, "zen5": 0.97, _OWN: 0.97}
 _SURE_ELSEWHERE = 0.8
 # The same for numbers that torch multiplies in loops of its own, away from the kind on which these
 # were timed: on 60 random contractions of float16 on an EPYC of the fifth generation, torch.einsum
@@ -49,12 +51,12 @@ _SURE_LOOPS = 0.92
 # are. Products of integers on an EPYC of the fourth generation take 0.85 of what they take with
 # AVX-512 (five kinds, 150 shapes each), and float32 0.54 of what the rates of AVX2 say;
 # on one of the fifth, they take 0.4 to 0.67 of it (60 shapes each), and float32 what its own say.
-_SLOWER = {"avx512": 1.0, "avx2": 1.6, "zen5": 0.6, _OWN: 1.0}
+_SLOWER = {"avx512": 1.0, "avx2": 1.6, "zen4": 0.85, "zen5": 0.6, _OWN: 1.0}
 
 
 # The kinds whose prices know of threads. On the Xeon nobody has looked, so that it chooses with
 # several as with one.
-_SHARED = {"avx2", "zen5", _OWN}
+_SHARED = {"avx2", "zen4", "zen5", _OWN}
 
 
 def rates_for(device: str, numbers: str = "", *, shared: bool = False) -> Rates:
@@ -118,7 +120,7 @@ def several_threads() -> bool:
 
 @lru_cache(maxsize=1)
 def cpu_kind() -> str:
-    """Whose rates this machine's CPU has: "avx512" if BLAS multiplies so there, "zen5", or "avx2".
+    """Whose rates this machine's CPU has: "avx512" if BLAS multiplies so there, or such as "zen5".
 
     The environment may say otherwise, so that all machines of a cluster choose alike.
 
@@ -162,10 +164,10 @@ def _kind_of(told: Mapping[str, str]) -> str:
     # kernels with AVX2, whatever else they know, and rates are mostly about products. Where nobody
     # tells, there are none, as on most computers.
     vendor, family = told.get("vendor_id"), told.get("cpu family", "")
-    if vendor == "AuthenticAMD" and family.isdecimal() and int(family) >= _ZEN5:
-        return "zen5"
-    wide = "avx512f" in told.get("flags", "").split() and vendor == "GenuineIntel"
-    return "avx512" if wide else "avx2"
+    wide = "avx512f" in told.get("flags", "").split()
+    if vendor == "AuthenticAMD" and family.isdecimal() and int(family) >= _ZEN4:
+        return "zen5" if int(family) >= _ZEN5 else "zen4" if wide else "avx2"
+    return "avx512" if wide and vendor == "GenuineIntel" else "avx2"
 
 
 __all__ = [

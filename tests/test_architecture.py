@@ -18,10 +18,9 @@ PACKAGE = Path(einheads.__file__).parent
 TORCH_FREE = re.findall(
     r"\w+",
     """
-    errors pattern given sizes layout plan steps units loops devices calibrated rates walks products
-    costs price candidates forms search turns ways beam build writing lower reading source strided
-    gradients choices
-    unplanned planning placing explain
+    errors pattern given sizes layout plan steps units loops devices zen calibrated rates walks
+    products costs price candidates forms search turns ways beam build writing lower reading source
+    strided gradients choices unplanned planning placing explain
     """,
 )
 WITH_TORCH = re.findall(

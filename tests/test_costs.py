@@ -12,14 +12,14 @@ import torch
 from einheads.bench.suites import random_cases
 from einheads.candidates import Candidate, Traits
 from einheads.costs import Costs
-from einheads.devices import AVX2, AVX512, ZEN5
+from einheads.devices import AVX2, AVX512
 from einheads.functional import einsum
 from einheads.layout import Layout, contiguous, in_order, layout
 from einheads.lower import drafts, lower
 from einheads.pattern import parse
 from einheads.plan import plan
 from einheads.price import price
-from einheads.rates import Rates
+from einheads.rates import CPUS, Rates
 from einheads.sizes import bind
 from einheads.steps import Bmm, Matmul, Steps
 from einheads.ways import ways
@@ -314,7 +314,7 @@ def test_the_dot_product_of_two_vectors_waits_for_nothing() -> None:
         assert found == pytest.approx(AVX512.mm_call + 5000 * each, rel=0.01)
 
 
-@pytest.mark.parametrize("rates", [AVX512, AVX2, ZEN5])
+@pytest.mark.parametrize("rates", [*CPUS.values()])
 def test_few_dot_products_of_a_stack_wait_for_nothing(rates: Rates) -> None:
     """BLAS makes them as such, if it is told that both operands lie along the sum."""
 

@@ -12,7 +12,7 @@ import torch
 
 from einheads.candidates import Traits
 from einheads.costs import Costs
-from einheads.devices import AVX2, AVX512, ZEN5
+from einheads.devices import AVX2, AVX512
 from einheads.layout import in_order
 from einheads.loops import LOOPS, LoopRates
 from einheads.lower import lower
@@ -20,6 +20,7 @@ from einheads.operands import traits_of
 from einheads.pattern import parse
 from einheads.plan import plan
 from einheads.rates import (
+    CPUS,
     Rates,
     _of_numbers,
     cpu_kind,
@@ -52,8 +53,10 @@ def asked_again() -> Iterator[None]:
         ("vendor_id\t: GenuineIntel\nflags\t\t: fpu avx avx2 fma\n", "avx2"),
         # Which BLAS gives kernels with AVX2, so that it is priced as its older kin.
         ("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2 avx512f avx512dq\n", "avx2"),
-        ("vendor_id\t: AuthenticAMD\ncpu family\t: 25\nflags\t\t: fpu avx512f\n", "avx2"),
-        # The first generation that was timed for itself, and those after it.
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 25\nflags\t\t: fpu avx2\n", "avx2"),
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 23\nflags\t\t: fpu avx512f\n", "avx2"),
+        # Generations that were timed for themselves, and those after them.
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 25\nflags\t\t: fpu avx512f\n", "zen4"),
         ("vendor_id\t: AuthenticAMD\ncpu family\t: 26\nflags\t\t: fpu avx512f\n", "zen5"),
         ("vendor_id\t: AuthenticAMD\ncpu family\t: 27\nflags\t\t: fpu avx512f\n", "zen5"),
         ("vendor_id\t: GenuineIntel\ncpu family\t: 26\nflags\t\t: fpu avx2\n", "avx2"),
@@ -78,7 +81,7 @@ def test_where_nobody_tells(tmp_path: Path) -> None:
     assert kind_of(processor(tmp_path / "nothing")) == "avx2"
 
 
-@pytest.mark.parametrize(("kind", "rates"), [("avx2", AVX2), ("avx512", AVX512), ("zen5", ZEN5)])
+@pytest.mark.parametrize(("kind", "rates"), [*CPUS.items()])
 def test_the_environment_tells(kind: str, rates: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the processor is."""
     monkeypatch.setenv("EINHEADS_CPU", kind)
@@ -117,7 +120,7 @@ def test_numbers_without_blas_have_rates_of_their_own() -> None:
     assert slow.loop_row / fast.loop_row == pytest.approx(slower)
 
 
-@pytest.mark.parametrize(("kind", "knows"), [("avx512", False), ("avx2", True), ("zen5", True)])
+@pytest.mark.parametrize(("kind", "knows"), [(kind, kind != "avx512") for kind in CPUS])
 def test_kinds_that_know_of_threads(
     kind: str,
     knows: bool,  # noqa: FBT001

@@ -837,7 +837,9 @@ def test_nothing_is_held_after_a_backward() -> None:
     assert not [
         one
         for one in gc.get_objects()
-        if type(one) is Tensor and one.dtype == torch.float64 and one.shape in {(7, 11), (7, 2)}
+        # Sizes that another test has left to a compiler are symbols, which have no hash.
+        if type(one) is Tensor and one.dtype == torch.float64
+        if [*one.shape] in ([7, 11], [7, 2])
     ]
     assert cache.signatures
     assert call.apply.__name__ == "apply"
