@@ -75,8 +75,11 @@ class Costs(ProductCosts):
                     break
                 lines *= inner
         cost = (cost + self.moved(count)) * self.scale
-        if rates.alone > 1 and (count < GRAIN or self.transposes(loops, rows)):
-            cost *= rates.alone
+        if rates.alone > 1:
+            if count < GRAIN or self.transposes(loops, rows):
+                cost *= rates.alone
+            if rows and count >= GRAIN:
+                cost += count * rates.shared_copy * self.scale
         return cost + self.pages(loops) if count * self.itemsize > _KNOWN_BYTES else cost
 
     @staticmethod

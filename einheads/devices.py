@@ -69,6 +69,7 @@ AVX512 = Rates(
     few_rows=0.0,
     shared_product=0.0,
     shared_wide=0.0,
+    shared_copy=0.0,
     shared_sum=0.0,
     summed_plain=1.35,
     summed_dot=0.0337,
@@ -121,7 +122,7 @@ AVX512 = Rates(
 # to where choices lose less on 1,950 contractions with one and two threads on an EPYC of the fourth
 # generation, which has rates of its own by now. What several threads share was found there as well,
 # while these rates still were its own: on 700 contractions that nothing was learned from, the
-# choice with two threads takes 1.132 times as long as the fastest lowering, and 1.157 without that.
+# choice with two threads takes 1.128 times as long as the fastest lowering, and 1.157 without that.
 AVX2 = Rates(
     view=2110.0,
     copy_call=5000.0,
@@ -166,6 +167,7 @@ AVX2 = Rates(
     few_rows=0.015,
     shared_product=6000.0,
     shared_wide=1.0,
+    shared_copy=0.75,
     shared_sum=0.3,
     summed_plain=0.27,
     summed_dot=0.0198,
@@ -249,6 +251,7 @@ CUDA = Rates(
     few_rows=0.0,
     shared_product=0.0,
     shared_wide=0.0,
+    shared_copy=0.0,
     shared_sum=0.0,
     summed_plain=0.02,
     summed_dot=0.02,

@@ -64,6 +64,8 @@ class Rates:
         few_rows: a multiply-add of a single product, less and less the more rows there are.
         shared_product: that several threads share a product of two matrices.
         shared_wide: a number of its result then, if it has more than twice as many columns as rows.
+        shared_copy: a number of a matrix that several threads copy, each of which then reads all of
+            it, unlike its own matrices of a stack.
         shared_sum: a number that several threads sum along another axis than the innermost one, so
             that each reads what all of them have made.
         summed_plain: a step along the summed axes of a product of few rows and columns, where each
@@ -148,6 +150,7 @@ class Rates:
     few_rows: float
     shared_product: float
     shared_wide: float
+    shared_copy: float
     shared_sum: float
     summed_plain: float
     summed_dot: float

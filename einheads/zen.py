@@ -17,12 +17,14 @@ from .units import Rates
 # those that begin with `cold`, but for three small ones, to half of what AVX2 has; `fresh` and
 # `copy_waiting`, whose effect on the lessons is small, to more than was found; and `few_rows` to
 # nearly three times of it. On the last quarter the choice takes 1.068 times as long as the fastest
-# lowering with one thread and 1.094 with two; with the rates of AVX2, which knew nothing of threads
+# lowering with one thread and 1.093 with two; with the rates of AVX2, which knew nothing of threads
 # then, 1.086 and 1.118. Of 600 contractions that nothing was learned from, 101 get other steps with
-# one thread than by these, which take 0.94 of the time; with two 128, which take 0.93.
+# one thread than by these, which take 0.94 of the time; with two 132, which take 0.84.
 # What a wide result takes two threads depends on which cores the machine lends: 0.2 to 1.2
-# nanoseconds for each number, as if lines of memory went from one to the other; `shared_wide` lies
-# in between, as the lessons found both.
+# nanoseconds for each number, as if lines of memory went from one to the other; the rates of what
+# threads share lie in between, as the lessons found both. `shared_copy` was set by hand, to the
+# middle of 0.2 to 0.6, which are alike; without it, 83 of the 1,300 choices with two threads would
+# take more than 1.5 times as long as the fastest lowering, with it 72.
 ZEN4 = Rates(
     view=824.0,
     copy_call=2540.0,
@@ -67,6 +69,7 @@ ZEN4 = Rates(
     few_rows=0.004,
     shared_product=5630.0,
     shared_wide=0.919,
+    shared_copy=0.4,
     shared_sum=0.114,
     summed_plain=0.204,
     summed_dot=0.0172,
@@ -158,6 +161,7 @@ ZEN5 = Rates(
     few_rows=0.004,
     shared_product=2000.0,
     shared_wide=0.5,
+    shared_copy=0.3,
     shared_sum=0.15,
     summed_plain=0.158,
     summed_dot=0.0114,

@@ -405,7 +405,7 @@ def test_threads_that_share_a_product(
 
 def test_what_threads_do_not_share() -> None:
     """Few numbers are left to one thread, and so is every transposed matrix."""
-    rates = AVX2.shared()
+    rates = replace(AVX2, shared_copy=0.0).shared()
 
     def ratio(price: Callable[[Costs], float], **sizes: int) -> float:
         one, several = (price(Costs(kind, sizes, 4)) for kind in (AVX2, rates))
@@ -445,6 +445,30 @@ def test_what_threads_do_not_share() -> None:
 
     assert stack(511) == alone
     assert stack(512) == together
+
+
+@pytest.mark.parametrize("itemsize", [4, 8])
+@pytest.mark.parametrize(
+    ("rows", "columns", "matrix", "read"),
+    [(400, 100, True, True), (400, 100, False, False), (300, 100, True, False)],
+)
+def test_what_several_threads_copy_and_all_of_them_read(
+    rows: int,
+    columns: int,
+    matrix: bool,  # noqa: FBT001
+    read: bool,  # noqa: FBT001
+    itemsize: int,
+) -> None:
+    """A matrix goes from core to core; of a stack each reads what it has copied itself."""
+    sizes = {"a": rows, "b": columns}
+    lies = in_order((("b",), ("a",)), sizes)
+    shared = AVX2.shared()
+    more, less = (
+        Costs(rates, sizes, itemsize).copy(("a", "b"), lies, rows if matrix else 0)
+        for rates in (shared, replace(shared, shared_copy=0.0))
+    )
+    each = AVX2.shared_copy * itemsize / 4
+    assert more - less == pytest.approx(read * rows * columns * each, abs=1e-6)
 
 
 def test_threads_do_not_share_calls() -> None:
