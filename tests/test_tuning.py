@@ -24,6 +24,7 @@ from einheads.choices import Choice, fits
 from einheads.operands import Declaration
 from einheads.plan import plan
 from einheads.program import cache, prepare, program_for
+from einheads.stopwatch import with_threads
 
 HEADS = "b w h i, h o i -> b w h o"
 CASES = (
@@ -94,6 +95,17 @@ def test_a_choice_holds_for_its_class_of_sizes(clock: Clock) -> None:
     best = program_of(HEADS, [torch.randn(4, 5, 2, 7), weight])
     assert program_of(HEADS, [torch.randn(7, 5, 2, 7), weight]) == best
     assert len(cache.choices) == 1
+
+
+def test_a_choice_holds_for_one_thread_or_for_several(clock: Clock) -> None:
+    """What is fastest for one of them may be slow where several share the work."""
+    operands = torch.randn(4, 5, 2, 7), torch.randn(2, 11, 7)
+    clock.winner = 2
+    with with_threads(2):
+        einheads.tune(HEADS, *operands, progress=False)
+    for threads in (1, 2, 3):
+        with with_threads(threads):
+            assert einheads.explain(HEADS, *operands).measured == (threads > 1)
 
 
 def test_what_runs_is_explained(clock: Clock) -> None:
