@@ -252,7 +252,9 @@ class Costs(ProductCosts):
             cost = count * rates.sum_strided
         if count >= GRAIN and step != 1 and rates.alone > 1:
             cost += count * rates.shared_sum
-        cost = (cost + self.moved(count)) * self.scale + rest
+        if count * self.itemsize > L2_BYTES:
+            cost += count * rates.cold
+        cost = cost * self.scale + rest
         return cost * rates.alone if count < GRAIN else cost
 
     def reader(self, count: int, *, inner: bool) -> float:

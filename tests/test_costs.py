@@ -341,3 +341,16 @@ def test_of_two_rows_the_one_that_is_no_repetition_is_fetched() -> None:
         assert costs.fetched(4096, 1, 1, 2048, different) == pytest.approx(
             4096 * 2048 * (1 - 1 / 32) * AVX512.cold_operand
         )
+
+
+@pytest.mark.parametrize("summed", ["a", "b"])
+def test_a_sum_writes_only_its_result(summed: str) -> None:
+    """What it reads waits for memory, but is no fresh memory, which the system hands out."""
+    sizes = {"a": 4096, "b": 4096}
+    lies = in_order((("a",), ("b",)), sizes)
+
+    def cost(**rates: float) -> float:
+        return Costs(replace(AVX512, **rates), sizes, 4).sum((("a",), ("b",)), lies, [summed])
+
+    assert cost(fresh=0.0) == cost(fresh=9.0)
+    assert cost(cold=1.0) - cost(cold=0.0) == pytest.approx(4096**2)
