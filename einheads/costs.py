@@ -76,8 +76,7 @@ class Costs(ProductCosts):
                 lines *= inner
         cost = (cost + self.moved(count)) * self.scale
         if rates.alone > 1:
-            if count < GRAIN or self.transposes(loops, rows):
-                cost *= rates.alone
+            cost *= rates.alone if self.transposes(loops, rows) else self.unshared(count)
             if rows and count >= GRAIN:
                 cost += count * rates.shared_copy * self.scale
         return cost + self.pages(loops) if count * self.itemsize > _KNOWN_BYTES else cost
@@ -140,12 +139,17 @@ class Costs(ProductCosts):
             held *= inner if step else 1
         return min(1.0, math.log2(held / HELD_BYTES)) if held > HELD_BYTES else 0.0
 
-    def moved(self, count: int) -> float:
-        """What it costs that so many numbers do not stay in the cache."""
+    def moved(self, count: int, *, written: bool = True) -> float:
+        """What it costs that so many numbers do not stay in the cache.
+
+        Args:
+            count: of numbers.
+            written: whether they take memory of their own, which may be fresh.
+        """
         cost = 0.0
         if count * self.itemsize > L2_BYTES:
             cost += count * self.rates.cold
-        if count * self.itemsize >= FRESH_BYTES:
+        if written and count * self.itemsize >= FRESH_BYTES:
             cost += count * self.rates.fresh
         return cost
 
@@ -169,8 +173,7 @@ class Costs(ProductCosts):
         cost = (cost + self.moved(count)) * self.scale
         if not distant:
             cost += self.left_over(count, both[0][-1][0], _MULTIPLIED_BYTES)
-        if count < GRAIN:
-            cost *= rates.alone
+        cost *= self.unshared(count)
         if turns is not None:
             cost *= self.sizes[turns]
             count *= self.sizes[turns]
@@ -252,10 +255,8 @@ class Costs(ProductCosts):
             cost = count * rates.sum_strided
         if count >= GRAIN and step != 1 and rates.alone > 1:
             cost += count * rates.shared_sum
-        if count * self.itemsize > L2_BYTES:
-            cost += count * rates.cold
-        cost = cost * self.scale + rest
-        return cost * rates.alone if count < GRAIN else cost
+        cost = (cost + self.moved(count, written=False)) * self.scale + rest
+        return cost * self.unshared(count)
 
     def reader(self, count: int, *, inner: bool) -> float:
         """What the reader of a permuted result pays.

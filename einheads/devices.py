@@ -118,11 +118,12 @@ AVX512 = Rates(
 # than the 25 that sums and copies of 8 to 32 MiB show, since more of it made choices no better. On
 # 1,000 other contractions (26,223 lowerings) the choice takes 1.127 times as long as the fastest
 # one with one thread (1.135 before) and 1.105 with two (1.135).
-# Five of them (`copy_jump`, `multiply_strided`, `sum_plane`, `ragged`, `right_far`) moved later
+# Five rates (`copy_jump`, `multiply_strided`, `sum_plane`, `ragged`, `right_far`) were moved later
 # to where choices lose less on 1,950 contractions with one and two threads on an EPYC of the fourth
 # generation, which has rates of its own by now. What several threads share was found there as well,
-# while these rates still were its own: on 700 contractions that nothing was learned from, the
-# choice with two threads takes 1.128 times as long as the fastest lowering, and 1.157 without that.
+# while these rates still were its own: on 700 contractions, of which only how much more counts what
+# is not shared was learned, the choice with two threads takes 1.128 times as long as the fastest
+# lowering, and 1.157 without that.
 AVX2 = Rates(
     view=2110.0,
     copy_call=5000.0,

@@ -115,7 +115,7 @@ class ProductCosts(Walks):
             each += work * (rates.tiny_near if dense else rates.tiny_far)
             if dense:
                 each += rows * columns * (contract % _FOUR) * rates.tiny_rest
-            return batch * each * self.scale * (rates.alone if batch * work < GRAIN else 1.0)
+            return batch * each * self.scale * self.unshared(batch * work)
         if left is None or right is None:
             each = rates.gathered * (
                 (left is None) * rows * contract + (right is None) * columns * contract
@@ -154,6 +154,10 @@ class ProductCosts(Walks):
         shape = batch // turns, rows, columns, contract
         cost += turns * self.written(*shape, right=right, stacked=stacked)
         return cost * self.scale
+
+    def unshared(self, count: int) -> float:
+        """How many times as much it counts that so few numbers are left to one thread."""
+        return self.rates.alone if count < GRAIN else 1.0
 
     def sharing(self, rows: int, columns: int) -> float:
         """What it adds to a product of two matrices that several threads share its result."""

@@ -1,7 +1,7 @@
 """Which rates a device has, and how much prices with them are worth.
 
 `price` knows how many units of each kind of work a program needs; a program costs the sum of units
-times rates, which are nanoseconds for one unit. Where they come from, `devices` tells.
+times rates, which are nanoseconds for one unit. Where they come from, `devices` and `zen` tell.
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ _SURE_LOOPS = 0.92
 # AVX-512 (five kinds, 150 shapes each), and float32 0.54 of what the rates of AVX2 say;
 # on one of the fifth, they take 0.4 to 0.67 of it (60 shapes each), and float32 what its own say.
 _SLOWER = {"avx512": 1.0, "avx2": 1.6, "zen4": 0.85, "zen5": 0.6, _OWN: 1.0}
-
 
 # The kinds whose prices know of threads. On the Xeon nobody has looked, so that it chooses with
 # several as with one.

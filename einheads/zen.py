@@ -16,10 +16,11 @@ from .units import Rates
 # Some were then set by hand, as the lessons have few results that no cache holds: the rates for
 # those that begin with `cold`, but for three small ones, to half of what AVX2 has; `fresh` and
 # `copy_waiting`, whose effect on the lessons is small, to more than was found; and `few_rows` to
-# nearly three times of it. On the last quarter the choice takes 1.068 times as long as the fastest
-# lowering with one thread and 1.093 with two; with the rates of AVX2, which knew nothing of threads
-# then, 1.086 and 1.118. Of 600 contractions that nothing was learned from, 101 get other steps with
-# one thread than by these, which take 0.94 of the time; with two 132, which take 0.84.
+# nearly three times of it; that was judged on all lessons. On the last quarter the choice takes
+# 1.068 times as long as the fastest lowering with one thread and 1.093 with two; with the rates of
+# AVX2, which knew nothing of threads then, 1.086 and 1.118. Of 600 contractions that nothing was
+# learned from, 101 get other steps with one thread than by these, which take 0.94 of the time; with
+# two 132, which take 0.84.
 # What a wide result takes two threads depends on which cores the machine lends: 0.2 to 1.2
 # nanoseconds for each number, as if lines of memory went from one to the other; the rates of what
 # threads share lie in between, as the lessons found both. `shared_copy` was set by hand, to the

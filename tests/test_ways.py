@@ -365,6 +365,20 @@ def test_columns_that_fill_no_vector(columns: int, left: bool, right: bool) -> N
         assert more == pytest.approx(each * (AVX2.few + right * 3 * AVX2.few_crossed))
 
 
+@pytest.mark.parametrize(("rows", "stacked"), [(10, False), (255, False), (256, False), (10, True)])
+def test_few_rows_of_a_single_product(rows: int, stacked: bool) -> None:  # noqa: FBT001
+    """They cost more, the fewer they are; in a stack threads share the matrices."""
+
+    def price(rates: Rates) -> float:
+        return Costs(rates, {}, 4).product(
+            1, rows, 4000, 30, left=True, right=False, stacked=stacked
+        )
+
+    more = price(AVX2) - price(replace(AVX2, few_rows=0.0))
+    short = 0.0 if stacked else 1 - rows / 256
+    assert more == pytest.approx(rows * 4000 * 30 * short * AVX2.few_rows, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("batch", "rows", "columns", "stacked", "turns", "shared", "wide"),
     [
@@ -482,11 +496,12 @@ def test_threads_do_not_share_calls() -> None:
 
 @pytest.mark.usefixtures("avx2")
 def test_threads_get_rows_to_share() -> None:
-    """Many rows are better than many columns then, unless they have to be copied for it."""
+    """Many rows are better than many columns, unless they have to be copied for it."""
     bound = bind(parse("a c d, d b -> a b c"), [(90, 85, 90), (90, 85)])
-    steps = lower(bound, plan(bound), traits=Traits(shared=True))
-    assert steps.copies == ()
-    assert steps.steps[0].dims == (("a",), ("c",), ("b",))
+    for shared in (False, True):
+        steps = lower(bound, plan(bound), traits=Traits(shared=shared))
+        assert steps.copies == ()
+        assert steps.steps[0].dims == (("a",), ("c",), ("b",))
 
 
 @pytest.mark.usefixtures("avx2")

@@ -4,7 +4,7 @@
 each takes. It goes on with contractions that no suite has, times every lowering of each, and moves
 the rates until the cheapest by price is the fastest by the clock. One set of rates prices for one
 thread and for several, so lowerings are timed with both. It prints the rates as they stand in
-`devices.py`, with the machine and with what the fit is worth.
+`devices.py` and `zen.py`, with the machine and with what the fit is worth.
 """
 
 from __future__ import annotations
